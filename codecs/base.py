@@ -1,0 +1,230 @@
+"""The contract of a codec, how one is built from a config, and how its weights go into and out of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from neuralcodec.codecs.blocks import LEVEL_STEPS
+
+Spec = Mapping[str, Any]  # {"class_path": dotted public path, "init_args": {…}}, nested where an argument is itself built so
+
+FINGERPRINT_BYTES = 4
+
+
+class CodecError(Exception):
+    """A file, a spec or an input that a codec has to refuse; the message is one line for people."""
+
+
+class Output(NamedTuple):
+    """What the training path returns."""
+
+    reconstruction: Tensor  # same shape as the input
+    bits: dict[str, Tensor]  # by stream name, each (B,), differentiable: bits of each item
+    losses: dict[str, Tensor]  # extra terms to add to the objective, scalars
+    symbols: dict[str, Tensor]  # by stream name, int32: what compress would code at evaluation
+
+
+class Compressed(NamedTuple):
+    streams: list[bytes]
+    symbols: dict[str, Tensor]  # by stream name, int32: what was coded
+
+
+class Decompressed(NamedTuple):
+    signal: Tensor
+    symbols: dict[str, Tensor]  # equal to the encoder's, or the file is wrong
+
+
+class Codec(nn.Module):
+    """A complete codec: transforms, a quantizer, an entropy model.
+
+    A subclass implements :meth:`forward`, :meth:`compress`, :meth:`decompress` and :meth:`freeze`. One model serves a range of rates:
+    ``level`` runs from 0 to ``levels - 1`` (higher is better) in steps of a quarter.
+
+    Args:
+        levels: number of rate levels.
+        lmbda: λ of the lowest and the highest level, in bits per pixel (or sample) and unit of mean squared error on a 0…255 scale.
+    """
+
+    modality: ClassVar[str]
+    streams: ClassVar[tuple[str, ...]]  # names, in coding order
+
+    def __init__(self, levels: int = 64, lmbda: Sequence[float] = (0.0013, 0.18)):
+        super().__init__()
+        if levels < 1 or len(lmbda) != 2 or not 0 < lmbda[0] <= lmbda[1]:
+            raise ValueError("levels must be positive, lmbda two increasing positive numbers")
+        self.levels = levels
+        self.lmbda_range = (float(lmbda[0]), float(lmbda[1]))
+        self.spec: dict[str, Any] | None = None  # set by build()
+        self.fingerprint: bytes | None = None  # set by load_weights() and save_weights()
+        self.name: str | None = None
+        self.metadata: dict[str, str] = {}
+
+    def lmbda(self, level: Tensor) -> Tensor:
+        """λ of each level, log-spaced."""
+        low, high = self.lmbda_range
+        return low * (high / low) ** (level.float() / max(self.levels - 1, 1))
+
+    def nearest_level(self, level: float) -> float:
+        """The level in range that a file can name: a multiple of a quarter."""
+        return min(max(round(level * LEVEL_STEPS) / LEVEL_STEPS, 0.0), float(self.levels - 1))
+
+    def level_for_quality(self, quality: float) -> float:
+        """Quality 0…100, as people say it, to a level."""
+        if not 0 <= quality <= 100:
+            raise CodecError(f"quality must lie between 0 and 100, not {quality:g}")
+        return self.nearest_level(quality / 100 * (self.levels - 1))
+
+    def forward(self, x: Tensor, level: Tensor) -> Output:
+        """The training path. ``level``: (B,), one for each item. Evaluation mode gives the numbers of the real coder."""
+        raise NotImplementedError
+
+    def compress(self, x: Tensor, level: float) -> Compressed:
+        """One item (1, …) to streams of bytes."""
+        raise NotImplementedError
+
+    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
+        """Undo :meth:`compress`; ``size`` is the signal's, without batch and channels."""
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Build the integer tables and check that integer layers are exact. Call after training, before :meth:`compress`."""
+        raise NotImplementedError
+
+    def learning_rate_scale(self, name: str) -> float:
+        """Factor on the learning rate of a parameter."""
+        return 1.0
+
+    @staticmethod
+    def storage_dtype(name: str, tensor: Tensor) -> torch.dtype:
+        """What a weights file holds: float16 for the many values of layers, float32 for the few whose precision matters."""
+        return torch.float16 if tensor.ndim > 1 and not name.endswith((".rows", ".log_scale")) else torch.float32
+
+    def initialise(self, signals: Tensor) -> None:  # noqa: B027
+        """Set weights from example signals in closed form, where the codec knows how. Does nothing by default."""
+
+
+def build(spec: Spec) -> Codec:
+    """Make a codec from ``{"class_path": …, "init_args": …}``; arguments may be such blocks themselves.
+
+    Only classes that neuralcodec itself defines are accepted, so that a spec from a stranger's file cannot run anything else.
+
+    Raises:
+        CodecError: the spec names anything else, or arguments that the class refuses.
+    """
+    codec = _construct(spec)
+    if not isinstance(codec, Codec):
+        raise CodecError(f"{spec['class_path']} is not a codec")
+    codec.spec = json.loads(json.dumps(spec))
+    return codec.eval()
+
+
+def _construct(spec: Spec, depth: int = 0) -> Any:
+    class_path = spec.get("class_path")
+    arguments = spec.get("init_args") or {}
+    if not isinstance(class_path, str) or not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"} or depth > 8:
+        raise CodecError("a codec spec has a class_path and init_args, nothing else")
+    module_name, _, class_name = class_path.rpartition(".")
+    if not module_name.startswith(("neuralcodec.codecs", "neuralcodec.entropy")):
+        raise CodecError(f"a codec spec may only name classes of neuralcodec, not {class_path!r}")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError):
+        raise CodecError(f"there is no class {class_path!r}") from None
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__.startswith("neuralcodec.")):
+        raise CodecError(f"a codec spec may only name classes of neuralcodec, not {class_path!r}")
+    built = {
+        name: _construct(value, depth + 1) if isinstance(value, Mapping) and "class_path" in value else value
+        for name, value in arguments.items()
+    }
+    try:
+        return cls(**built)
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"{class_path}: {error}") from None
+
+
+def save_weights(codec: Codec, path: str | Path, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Write a frozen codec as safetensors: float16 tensors, integer tables, the spec and ``metadata`` as text.
+
+    Returns:
+        The fingerprint that its files will carry: the first bytes of the SHA-256 over the spec and every tensor.
+
+    Raises:
+        CodecError: the codec was not made by :func:`build`, or its weights are not finite in float16.
+    """
+    if codec.spec is None:
+        raise CodecError("only a codec made by build() knows the spec that its weights need")
+    tensors = {}
+    for name, tensor in codec.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.is_floating_point():
+            tensor = tensor.to(codec.storage_dtype(name, tensor))
+            if not tensor.isfinite().all():
+                raise CodecError(f"{name} holds values that are not finite in float16")
+        tensors[name] = tensor
+    text = {**(metadata or {}), "format": "neuralcodec", "spec": json.dumps(codec.spec, sort_keys=True)}
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save(tensors, text))
+    part.replace(path)
+    return _fingerprint(text["spec"], tensors)
+
+
+def load_weights(path: str | Path) -> Codec:
+    """Read what :func:`save_weights` wrote, ready to encode and decode.
+
+    Raises:
+        CodecError: not such a file, or a damaged one.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != "neuralcodec":
+            raise CodecError(f"{path} is not a neuralcodec weights file")
+        tensors = load_file(path)
+        spec = json.loads(metadata["spec"])
+    except FileNotFoundError:
+        raise CodecError(f"there is no file {path}") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CodecError(f"{path} is not a readable weights file ({error})") from None
+    codec = build(spec)
+    try:
+        codec.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CodecError(f"{path} does not fit its own spec ({str(error).splitlines()[0]})") from None
+    codec.fingerprint = _fingerprint(metadata["spec"], tensors)
+    codec.name = path.stem
+    codec.metadata = metadata
+    return codec.requires_grad_(False)
+
+
+def _fingerprint(spec: str, tensors: Mapping[str, Tensor]) -> bytes:
+    digest = hashlib.sha256(spec.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.digest()[:FINGERPRINT_BYTES]
+
+
+def parameter_count(codec: nn.Module) -> int:
+    return sum(math.prod(parameter.shape) for parameter in codec.parameters())
+
+
+def sum_per_item(bits: Tensor) -> Tensor:
+    """(B, …) to (B,)."""
+    return bits.flatten(1).sum(1) if bits.ndim > 1 else bits
+
+
+__all__ = ["Codec", "CodecError", "Compressed", "Decompressed", "Output", "Spec", "build", "load_weights", "save_weights"]

@@ -1,0 +1,242 @@
+"""The hyperprior family of image codecs, as configurations of shared parts.
+
+* :class:`FactorizedPrior`: Ballé, Laparra, Simoncelli 2017, https://arxiv.org/abs/1611.01704
+* :class:`Hyperprior`, scales only: Ballé et al. 2018, https://arxiv.org/abs/1802.01436
+* :class:`Hyperprior`, means and scales: Minnen, Ballé, Toderici 2018, https://arxiv.org/abs/1809.02736 (without its autoregressive part)
+
+All differ from the papers in serving a range of rates with one model (gains on the latent that are learned per level) and in choosing
+probability tables by integer arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuralcodec.codecs.base import Codec, Compressed, Decompressed, Output, sum_per_item
+from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
+from neuralcodec.codecs.image import hyper
+from neuralcodec.codecs.image.transforms import STRIDE, LappedAnalysis, LappedSynthesis
+from neuralcodec.entropy import models, rans
+from neuralcodec.entropy.integer import bounded
+from neuralcodec.entropy.quantizers import ScalarQuantizer
+
+
+class ImageCodec(Codec):
+    """What the family shares: transforms around a latent at 1/16, and gains that turn it into quantization steps of a level.
+
+        x ──g_a──(× gain)──► y ──quantize──► ŷ ──(× inverse gain)──g_s──► x̂
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        analysis: nn.Module,
+        synthesis: nn.Module,
+        latent: int,
+        levels: int = 64,
+        knots: int = 8,
+        lmbda: Sequence[float] = (0.0013, 0.18),
+        quantizer: ScalarQuantizer | None = None,
+    ):
+        super().__init__(levels, lmbda)
+        self.g_a = analysis
+        self.g_s = synthesis
+        self.quantizer = quantizer or ScalarQuantizer("mixed")
+        self.gain = LevelVectors(levels, latent, knots)
+        self.inverse_gain = LevelVectors(levels, latent, knots)
+        with torch.no_grad():
+            steps = torch.log(self.fine_steps())[:, None]
+            self.gain.rows.copy_(-steps.expand_as(self.gain.rows))
+            self.inverse_gain.rows.copy_(steps.expand_as(self.gain.rows))
+
+    def knot_levels(self) -> Tensor:
+        return torch.arange(len(self.gain.rows)) * float(self.gain.spacing)
+
+    def fine_steps(self) -> Tensor:
+        """The step of an orthonormal transform of pixels in 0…1 that minimises R + λD at high rate, for every learned level.
+
+        From D = step²/12 and R = -3 log2(step) per pixel.
+        """
+        return torch.sqrt(18 / (np.log(2) * self.lmbda(self.knot_levels()) * 255**2))
+
+    def analyse(self, x: Tensor, level: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0…1 to a latent in quantization steps, (B, latent, ⌈H/16⌉, ⌈W/16⌉)."""
+        return self.g_a(pad_to_multiple(x, STRIDE), level) * self.gain(level).exp()[:, :, None, None]
+
+    def synthesise(self, y_hat: Tensor, level: Tensor, height: int, width: int) -> Tensor:
+        x_hat = self.g_s(y_hat * self.inverse_gain(level).exp()[:, :, None, None], level)
+        return x_hat[..., :height, :width]
+
+    def learning_rate_scale(self, name: str) -> float:
+        """Slow for transforms that were found in closed form, fast for the few numbers that describe levels and densities."""
+        if name in ("g_a.linear.weight", "g_s.linear.weight"):
+            return 0.1
+        return 5.0 if name.endswith(".rows") or "prior." in name else 1.0
+
+    def _level(self, level: float, device: torch.device) -> Tensor:
+        return torch.full((1,), float(level), device=device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.gain.rows.device
+
+
+class FactorizedPrior(ImageCodec):
+    """A latent coded with one learned density per channel.
+
+    Args:
+        analysis, synthesis: transforms of :mod:`~neuralcodec.codecs.image.transforms`.
+        latent: channels of the latent.
+        levels, knots, lmbda: rate levels; see :class:`~neuralcodec.codecs.base.Codec` and :class:`~neuralcodec.codecs.blocks.LevelVectors`.
+    """
+
+    streams = ("y",)
+
+    def __init__(
+        self,
+        analysis: nn.Module,
+        synthesis: nn.Module,
+        latent: int,
+        levels: int = 64,
+        knots: int = 8,
+        lmbda: Sequence[float] = (0.0013, 0.18),
+        quantizer: ScalarQuantizer | None = None,
+    ):
+        super().__init__(analysis, synthesis, latent, levels, knots, lmbda, quantizer)
+        self.prior = models.FactorizedPrior(latent, len(self.gain.rows))
+
+    def forward(self, x: Tensor, level: Tensor) -> Output:
+        y = self.quantizer(self.analyse(x, level))
+        bits = self.prior.bits(y.proxy, self.gain.nearest_knot(level))
+        x_hat = self.synthesise(y.values, level, *x.shape[-2:])
+        return Output(x_hat, {"y": sum_per_item(bits)}, {}, {"y": y.symbols})
+
+    @torch.inference_mode()
+    def compress(self, x: Tensor, level: float) -> Compressed:
+        at = self._level(level, x.device)
+        symbols = self.quantizer(self.analyse(x, at)).symbols
+        indexes = self.prior.indexes(int(self.gain.nearest_knot(at)), *symbols.shape[-2:])
+        return Compressed([rans.encode(symbols.cpu().numpy(), indexes, self.prior.tables)], {"y": symbols})
+
+    @torch.inference_mode()
+    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
+        height, width = size
+        at = self._level(level, self._device)
+        indexes = self.prior.indexes(int(self.gain.nearest_knot(at)), -(-height // STRIDE), -(-width // STRIDE))
+        symbols = torch.from_numpy(rans.decode(streams[0], indexes, self.prior.tables))[None].to(self._device)
+        return Decompressed(self.synthesise(symbols.float(), at, height, width), {"y": symbols})
+
+    def freeze(self) -> None:
+        self.prior.build_tables()
+
+    @torch.no_grad()
+    def initialise(self, signals: Tensor) -> None:
+        if isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis):
+            self.g_a.initialise(signals)
+            self.g_s.initialise(self.g_a)
+
+
+class Hyperprior(ImageCodec):
+    """A latent under Gaussians whose scales, and means if wanted, come from side information.
+
+        y ──────────────(−)──round──► rANS ──► (+)──► ŷ
+        │                ▲             ▲        ▲
+        │              mean      scale index   mean
+        └──h_a──round──► ẑ ──► rANS ──► ẑ ──h_s─┘
+
+    Args:
+        analysis, synthesis: transforms of :mod:`~neuralcodec.codecs.image.transforms`.
+        latent: channels of the latent.
+        hyper_channels: channels of the side information, at 1/64.
+        patterns, hyper_width: inner widths of :class:`~neuralcodec.codecs.image.hyper.HyperSynthesis`.
+        means: predict means as well as scales.
+        levels, knots, lmbda: rate levels; see :class:`~neuralcodec.codecs.base.Codec` and :class:`~neuralcodec.codecs.blocks.LevelVectors`.
+    """
+
+    streams = ("z", "y")
+
+    def __init__(
+        self,
+        analysis: nn.Module,
+        synthesis: nn.Module,
+        latent: int,
+        hyper_channels: int,
+        patterns: int,
+        hyper_width: int,
+        means: bool = True,
+        levels: int = 64,
+        knots: int = 8,
+        lmbda: Sequence[float] = (0.0013, 0.18),
+        quantizer: ScalarQuantizer | None = None,
+    ):
+        super().__init__(analysis, synthesis, latent, levels, knots, lmbda, quantizer)
+        self.h_a = hyper.HyperAnalysis(latent, patterns, hyper_channels, levels, knots)
+        self.h_s = hyper.HyperSynthesis(latent, patterns, hyper_channels, hyper_width, means, levels, knots)
+        self.z_prior = models.FactorizedPrior(hyper_channels, len(self.gain.rows))
+        self.y_model = models.GaussianConditional()
+        self.z_quantizer = ScalarQuantizer("mixed")  # the integer layers need integers, in training too
+
+    def forward(self, x: Tensor, level: Tensor) -> Output:
+        y = self.analyse(x, level)
+        z = self.z_quantizer(bounded(self.h_a(y, level), -hyper.Z_LIMIT, hyper.Z_LIMIT))
+        prediction = self.h_s(z.values, level, *y.shape[-2:])
+        quantized = self.quantizer(y, prediction.mean)
+        bits = {
+            "z": sum_per_item(self.z_prior.bits(z.proxy, self.gain.nearest_knot(level))),
+            "y": sum_per_item(self.y_model.bits(quantized.proxy, prediction.index)),
+        }
+        x_hat = self.synthesise(quantized.values, level, *x.shape[-2:])
+        return Output(x_hat, bits, {}, {"z": z.symbols, "y": quantized.symbols})
+
+    @torch.inference_mode()
+    def compress(self, x: Tensor, level: float) -> Compressed:
+        at = self._level(level, x.device)
+        y = self.analyse(x, at)
+        z = self.z_quantizer(self.h_a(y, at).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
+        prediction = self.h_s(z.float(), at, *y.shape[-2:])
+        symbols = self.quantizer(y, prediction.mean).symbols
+        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), *z.shape[-2:])
+        streams = [
+            rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
+            rans.encode(symbols.cpu().numpy(), _as_bytes(prediction.index), self.y_model.tables),
+        ]
+        return Compressed(streams, {"z": z, "y": symbols})
+
+    @torch.inference_mode()
+    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
+        height, width = size
+        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        at = self._level(level, self._device)
+        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), -(-rows // hyper.PATCH), -(-columns // hyper.PATCH))
+        z = torch.from_numpy(rans.decode(streams[0], z_indexes, self.z_prior.tables))[None].to(self._device)
+        if int(z.abs().max()) > hyper.Z_LIMIT:
+            raise rans.CorruptStream("side information out of range")
+        prediction = self.h_s(z.float(), at, rows, columns)
+        decoded = rans.decode(streams[1], _as_bytes(prediction.index), self.y_model.tables)
+        symbols = torch.from_numpy(decoded).to(self._device)
+        y_hat = self.quantizer.dequantize(symbols, prediction.mean)
+        return Decompressed(self.synthesise(y_hat, at, height, width), {"z": z, "y": symbols})
+
+    def freeze(self) -> None:
+        self.h_s.check_exact()
+        self.z_prior.build_tables()
+        self.y_model.build_tables()
+
+    @torch.no_grad()
+    def initialise(self, signals: Tensor) -> None:
+        """Karhunen–Loève transform, then the statistics of its coefficients' magnitudes, from images (n, 3, H, W), sides multiples of 64."""
+        if not (isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis)):
+            return
+        self.g_a.initialise(signals)
+        self.g_s.initialise(self.g_a)
+        y = torch.cat([self.g_a.linear(self.g_a.blocks_of(part)) for part in signals.split(16)])
+        hyper.initialise(self.h_a, self.h_s, y, self.gain.rows.exp())
+
+
+def _as_bytes(index: Tensor) -> np.ndarray:
+    return index.to(torch.uint8).cpu().numpy()

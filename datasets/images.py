@@ -1,0 +1,274 @@
+"""Folders of images for training, decoded once; Kodak and other folders for evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import urllib.request
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
+KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
+
+
+def data_root() -> Path | None:
+    """The folder that the environment variable ``NEURALCODEC_DATA`` names, if it does."""
+    value = os.environ.get("NEURALCODEC_DATA")
+    return Path(value) if value else None
+
+
+def resolve_folder(folder: str | Path) -> Path:
+    """A folder as given, or below ``NEURALCODEC_DATA``.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    candidates = [Path(folder)] + ([root / folder] if (root := data_root()) else [])
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"no folder {' or '.join(map(str, candidates))}; pass a path, or set NEURALCODEC_DATA")
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """All image files below a folder, sorted."""
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """An image as (H, W, 3) uint8, EXIF orientation applied."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, H, W) in 0…1."""
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def to_pixels(x: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in 0…1, clipped and rounded, to (H, W, 3) uint8."""
+    return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+class PackedImages:
+    """Images of several folders, decoded once into one memory-mapped file of bytes.
+
+    Args:
+        folders: searched recursively; relative ones also below ``NEURALCODEC_DATA``.
+        cache: where the packed file lives; one for each set of files (names, sizes, times), found again by its hash.
+
+    Files that cannot be decoded are skipped with a warning; ``skipped`` counts them.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], cache: str | Path = ".cache/images"):
+        files = [path for folder in folders for path in list_images(resolve_folder(folder))]
+        if not files:
+            raise FileNotFoundError(f"no images below {', '.join(map(str, folders))}")
+        description = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+        base = Path(cache) / hashlib.sha256(description.encode()).hexdigest()[:16]
+        if not base.with_suffix(".json").exists():
+            self._pack(files, base)
+        index = json.loads(base.with_suffix(".json").read_text())
+        self.skipped: int = index["skipped"]
+        self.shapes = np.array(index["shapes"], dtype=np.int64).reshape(-1, 3)
+        self.offsets = np.concatenate(([0], np.cumsum(self.shapes.prod(1))))
+        self.bytes = np.memmap(base.with_suffix(".u8"), dtype=np.uint8, mode="r")
+
+    @staticmethod
+    def _pack(files: Sequence[Path], base: Path) -> None:
+        def read(path: Path) -> np.ndarray | None:
+            try:
+                return read_rgb(path)
+            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                warnings.warn(f"skipping {path}: {error}", stacklevel=2)
+                return None
+
+        base.parent.mkdir(parents=True, exist_ok=True)
+        part = base.with_name(f"{base.name}.{os.getpid()}.part")
+        shapes, skipped = [], 0
+        with ThreadPoolExecutor(os.cpu_count()) as pool, part.open("wb") as out:
+            for pixels in pool.map(read, files):
+                if pixels is None:
+                    skipped += 1
+                else:
+                    shapes.append(pixels.shape)
+                    out.write(np.ascontiguousarray(pixels).data)
+        if skipped:
+            warnings.warn(f"skipped {skipped} of {len(files)} images that could not be decoded", stacklevel=2)
+        if not shapes:
+            part.unlink()
+            raise FileNotFoundError("none of the images could be decoded")
+        part.replace(base.with_suffix(".u8"))
+        part.write_text(json.dumps({"shapes": shapes, "skipped": skipped}))
+        part.replace(base.with_suffix(".json"))  # last: its presence says that the pack is complete
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8, a view of the file."""
+        return self.bytes[self.offsets[index] : self.offsets[index + 1]].reshape(self.shapes[index])
+
+
+class RandomCrops(IterableDataset):
+    """Endless batches of square crops, (batch, 3, side, side) uint8, where side is ``size`` times a random scale.
+
+    Images are drawn in proportion to their area. All crops of a batch share a scale; :func:`augment` brings them to ``size`` on whatever
+    device the batch has reached.
+
+    Args:
+        size: side of a training crop.
+        scales: choices of the scale; scales that no image is large enough for are dropped.
+        seed: each process and worker derives its own stream from it.
+    """
+
+    def __init__(self, images: PackedImages, batch_size: int, size: int, scales: Sequence[float] = (1.0, 1.5, 2.0), seed: int = 0, rank: int = 0):
+        shortest = images.shapes[:, :2].min(1)
+        self.sides = [side for scale in scales if (side := round(size * scale)) <= shortest.max()]
+        if not self.sides:
+            raise ValueError(f"no image is large enough for crops of {size}×{size}")
+        self.images, self.batch_size, self.size, self.seed, self.rank = images, batch_size, size, seed, rank
+        self.shortest = shortest
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        random = np.random.default_rng((self.seed, self.rank, worker.id if worker else 0))
+        area = self.images.shapes[:, :2].prod(1).astype(np.float64)
+        while True:
+            side = int(random.choice(self.sides))
+            weights = np.where(self.shortest >= side, area, 0)
+            chosen = random.choice(len(self.images), size=self.batch_size, p=weights / weights.sum())
+            yield torch.from_numpy(np.stack([self._crop(self.images[i], side, random) for i in chosen])).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _crop(pixels: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:
+        top = random.integers(pixels.shape[0] - side + 1)
+        left = random.integers(pixels.shape[1] - side + 1)
+        return pixels[top : top + side, left : left + side]
+
+
+def augment(crops: Tensor, size: int) -> Tensor:
+    """uint8 crops to (B, 3, size, size) in 0…1: downscaled if larger, each one flipped and turned at random."""
+    x = crops.contiguous(memory_format=torch.channels_last).float() / 255
+    if x.shape[-1] != size:
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    mirrored, transposed = (torch.rand(2, len(x), 1, 1, 1, device=x.device) < 0.5).unbind()
+    x = torch.where(mirrored, x.flip(-1), x)
+    return torch.where(transposed, x.transpose(-1, -2), x)
+
+
+class ImageFolder(Dataset):
+    """Whole images of a folder for evaluation: ``(name, (3, H, W) in 0…1)``."""
+
+    def __init__(self, folder: str | Path, limit: int | None = None):
+        self.files = list_images(folder)[:limit]
+        if not self.files:
+            raise FileNotFoundError(f"no images below {folder}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor]:
+        return self.files[index].stem, to_tensor(read_rgb(self.files[index]))[0]
+
+
+def kodak_folder(root: str | Path | None = None, download: bool = True) -> Path:
+    """The folder of the 24 Kodak images: ``root``, else below ``NEURALCODEC_DATA``, else a cache that is filled from their public address.
+
+    Raises:
+        FileNotFoundError: not there, and not to be had.
+    """
+    if root is not None:
+        return resolve_folder(root)
+    if (data := data_root()) is not None:
+        for folder in (data / "eval" / "kodak", data / "kodak"):
+            if folder.is_dir():
+                return folder
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "neuralcodec" / "kodak"
+    for number in range(1, 25):
+        path = cache / f"kodim{number:02d}.png"
+        if path.exists():
+            continue
+        if not download:
+            raise FileNotFoundError("Kodak is not here: pass --root, or set NEURALCODEC_DATA")
+        try:
+            with urllib.request.urlopen(KODAK_URL.format(number), timeout=20) as response:
+                content = response.read()
+        except OSError as error:
+            raise FileNotFoundError(f"Kodak is not here and could not be downloaded ({error}): pass --root, or set NEURALCODEC_DATA") from None
+        cache.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(path)
+    return cache
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Random crops of image folders to train on, whole images to validate on.
+
+    Args:
+        train: folders, searched recursively; relative ones also below ``NEURALCODEC_DATA``.
+        validation: a folder, or ``kodak``.
+        validation_limit: number of validation images.
+        size: side of a training crop.
+        scales: crops are taken at these multiples of ``size`` and downscaled.
+        batch_size: crops in a batch, on each device.
+        workers: loader processes.
+        cache: folder of the decoded images.
+    """
+
+    def __init__(
+        self,
+        train: list[str],
+        validation: str = "kodak",
+        validation_limit: int | None = None,
+        size: int = 256,
+        scales: tuple[float, ...] = (1.0, 1.5, 2.0),
+        batch_size: int = 16,
+        workers: int = 1,
+        cache: str = ".cache/images",
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def setup(self, stage: str | None = None) -> None:
+        options = self.hparams
+        rank = self.trainer.global_rank if self.trainer else 0
+        if stage in (None, "fit"):
+            images = PackedImages(options.train, options.cache)
+            self.crops = RandomCrops(images, options.batch_size, options.size, options.scales, options.seed, rank)
+        folder = kodak_folder() if options.validation == "kodak" else resolve_folder(options.validation)
+        self.whole = ImageFolder(folder, options.validation_limit)
+
+    def train_dataloader(self) -> DataLoader:
+        workers = self.hparams.workers
+        return DataLoader(self.crops, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.whole, batch_size=1)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx: int):
+        """Finish the augmentation on the device that the batch is on."""
+        return augment(batch, self.hparams.size) if isinstance(batch, Tensor) else batch
+
+    def examples(self, count: int, size: int = 256) -> Tensor:
+        """Training crops for a codec's closed-form initialisation, (count, 3, size, size)."""
+        parts = [
+            augment(next(iter(RandomCrops(self.crops.images, count, size, (scale,), self.hparams.seed + 1))), size)
+            for scale in self.hparams.scales
+        ]
+        return torch.cat(parts)[torch.randperm(count * len(parts))[:count]]

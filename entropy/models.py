@@ -1,0 +1,141 @@
+"""Entropy models: a differentiable rate in training, integer tables for coding.
+
+* :class:`FactorizedPrior`: a learned density per channel. Ballé et al. 2018, https://arxiv.org/abs/1802.01436, appendix 6.1. Differs in
+  an optional scale per rate level, so that one density serves all levels, and in tables whose range is found by bisection at export
+  instead of by an auxiliary loss.
+* :class:`GaussianConditional`: a zero-mean Gaussian whose scale is one of 64, chosen per symbol by an index (same paper, section 3; scale
+  table as in CompressAI, 0.11 … 256). The mean is subtracted before quantization, so the coder never sees it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuralcodec.entropy.integer import bounded
+from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
+
+SCALES = 64
+SCALE_MIN, SCALE_MAX = 0.11, 256.0
+INDEX_PER_NAT = (SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)  # index = INDEX_PER_NAT · ln(scale / SCALE_MIN)
+SMALLEST_LIKELIHOOD = 2.0**-24  # caps the rate of an outlier while training; coding escapes it at about this cost
+TAIL = 2.0**-17  # probability mass on each side that a table leaves to its escape
+
+
+class GaussianConditional(nn.Module):
+    """Integers under zero-mean Gaussians with 64 log-spaced scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = IntegerTables()
+
+    @staticmethod
+    def scale(index: Tensor) -> Tensor:
+        """Standard deviation for an index in [0, 63], which may be fractional while training; the gradient leads back into the range."""
+        return SCALE_MIN * torch.exp(bounded(index, 0, SCALES - 1) / INDEX_PER_NAT)
+
+    def bits(self, proxy: Tensor, index: Tensor) -> Tensor:
+        """Bits of each element of ``proxy`` (symbols, noisy while training) under the scales that ``index`` names."""
+        magnitude = proxy.float().abs()
+        factor = -math.sqrt(0.5) / self.scale(index.float())
+        # Mass of a unit interval from the lower tail, where the difference of two erfc stays accurate.
+        likelihood = 0.5 * (torch.erfc((magnitude - 0.5) * -factor) - torch.erfc((magnitude + 0.5) * -factor))
+        return -torch.log2(bounded(likelihood, SMALLEST_LIKELIHOOD, 1.0))
+
+    def build_tables(self) -> None:
+        tables = []
+        for index in range(SCALES):
+            scale = SCALE_MIN * math.exp(index / INDEX_PER_NAT)
+            reach = max(1, math.ceil(4.6 * scale))  # two-sided tail about TAIL
+            edges = np.arange(-reach, reach + 2) - 0.5
+            cumulative = np.array([0.5 * math.erfc(-edge / scale / math.sqrt(2)) for edge in edges])
+            tables.append(_table(-reach, cumulative))
+        self.tables.set(tables)
+
+
+class FactorizedPrior(nn.Module):
+    """A learned density for every channel, independent of position.
+
+    Args:
+        channels: of the latent.
+        knots: number of rate levels with a scale of their own (:class:`~neuralcodec.codecs.blocks.LevelVectors` knots); 1 for none.
+        widths: hidden widths of the monotonic network that is the cumulative distribution.
+        init_scale: half the width of the range that the initial density covers.
+    """
+
+    def __init__(self, channels: int, knots: int = 1, widths: tuple[int, ...] = (3, 3, 3), init_scale: float = 8.0):
+        super().__init__()
+        self.channels = channels
+        self.knots = knots
+        sizes = (1, *widths, 1)
+        gain = init_scale ** (1 / (len(sizes) - 1))
+        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for inputs, outputs in zip(sizes, sizes[1:]):
+            self.matrices.append(torch.full((channels, outputs, inputs), math.log(math.expm1(1 / gain / outputs))))
+            self.biases.append(torch.rand(channels, outputs, 1) - 0.5)
+            self.factors.append(torch.zeros(channels, outputs, 1))
+        self.log_scale = nn.Parameter(torch.zeros(knots, channels))  # ln of the factor that a level puts on the density's argument
+        self.tables = IntegerTables()
+
+    def cumulative_logits(self, values: Tensor) -> Tensor:
+        """Logit of the cumulative distribution at ``values``, shape (channels, 1, n)."""
+        logits = values
+        for depth, (matrix, bias, factor) in enumerate(zip(self.matrices, self.biases, self.factors)):
+            logits = torch.matmul(F.softplus(matrix), logits) + bias
+            if depth < len(self.matrices) - 1:
+                logits = logits + torch.tanh(factor) * torch.tanh(logits)
+        return logits
+
+    def bits(self, proxy: Tensor, knot: Tensor | None = None) -> Tensor:
+        """Bits of each element.
+
+        Args:
+            proxy: (B, C, H, W) symbols, noisy while training.
+            knot: (B,) integers, the level's row of ``log_scale``; the first row if omitted.
+        """
+        scale = self.log_scale[knot if knot is not None else torch.zeros(len(proxy), dtype=torch.long, device=proxy.device)].exp()
+        width = scale.T[:, :, None]  # (C, B, 1)
+        values = proxy.float().transpose(0, 1).flatten(2)  # (C, B, HW)
+        shape = values.shape
+        lower = self.cumulative_logits(((values - 0.5) * width).reshape(self.channels, 1, -1))
+        upper = self.cumulative_logits(((values + 0.5) * width).reshape(self.channels, 1, -1))
+        sign = -torch.sign(lower + upper).detach()  # work in the tail where sigmoids are small, so that their difference is accurate
+        likelihood = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+        bits = -torch.log2(bounded(likelihood, SMALLEST_LIKELIHOOD, 1.0))
+        return bits.reshape(shape).reshape(self.channels, len(proxy), *proxy.shape[2:]).transpose(0, 1)
+
+    def indexes(self, knot: int, height: int, width: int) -> np.ndarray:
+        """Table index of every element of a (C, height, width) latent at a level's knot."""
+        channel = np.arange(self.channels, dtype=np.int32) + knot * self.channels
+        return np.broadcast_to(channel[:, None, None], (self.channels, height, width))
+
+    @torch.no_grad()
+    def build_tables(self, largest: int = 1000) -> None:
+        """One table per knot and channel, over the integers that hold all but ``TAIL`` of the mass on each side."""
+        model = _double_copy(self)
+        tables = []
+        grid = torch.arange(-largest, largest + 2, dtype=torch.float64) - 0.5
+        for knot in range(self.knots):
+            arguments = grid * model.log_scale[knot].exp()[:, None]
+            cumulative = torch.sigmoid(model.cumulative_logits(arguments[:, None])[:, 0]).cpu().numpy()
+            for row in cumulative:
+                inside = np.flatnonzero((row[1:] > TAIL) & (row[:-1] < 1 - TAIL))  # symbols worth an entry
+                first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (largest, largest)
+                tables.append(_table(first - largest, row[first : last + 2]))
+        self.tables.set(tables)
+
+
+def _table(low: int, cumulative: np.ndarray) -> Table:
+    """A table from the cumulative distribution at the edges of its symbols' intervals."""
+    outside = max(cumulative[0] + 1 - cumulative[-1], 0)
+    return Table(low, quantize_probabilities(np.append(np.maximum(np.diff(cumulative), 0), outside)))
+
+
+def _double_copy(model: FactorizedPrior) -> FactorizedPrior:
+    copy = FactorizedPrior(model.channels, model.knots, tuple(m.shape[1] for m in list(model.matrices)[:-1]))
+    copy.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("tables.")}, strict=False)
+    return copy.cpu().double()

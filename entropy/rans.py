@@ -1,0 +1,159 @@
+"""(symbols, table indexes) ⇄ bytes: range asymmetric numeral systems, one vectorised call per table.
+
+The coder is constriction's (Bamler 2022, https://arxiv.org/abs/2201.01741). Symbols are sorted by table first, so that a call codes all
+symbols of one table at once; the decoder knows the indexes beforehand and undoes the order. A symbol outside its table is coded as the table's escape and
+its excess follows in an Elias-gamma-like code: bit length, then the bits.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+
+from neuralcodec.entropy.tables import PRECISION, IntegerTables
+
+AnsCoder = constriction.stream.stack.AnsCoder
+Categorical = constriction.stream.model.Categorical
+Uniform = constriction.stream.model.Uniform
+
+CODER_PRECISION = 24  # bits of constriction's own fixed-point probabilities
+CHUNK = 12  # bits of an escape that are coded at once
+MAX_EXCESS_BITS = 33  # of an int32 symbol's distance from its table, sign folded in
+
+
+class CorruptStream(ValueError):
+    """The bytes are not what any encoder writes for these indexes."""
+
+
+def categorical(frequencies: np.ndarray) -> Categorical:
+    """constriction's model with *exactly* these probabilities.
+
+    It hands out one unit of 2^-24 to every symbol and shares the rest in proportion, in float64. Weights that already sum to that rest are
+    integers all the way, so no rounding happens anywhere.
+    """
+    if len(frequencies) == 1:
+        raise ValueError("a table of one symbol needs no coder")
+    weights = frequencies.astype(np.float64) * 2 ** (CODER_PRECISION - PRECISION) - 1
+    return Categorical(weights, perfect=False)
+
+
+def encode(symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> bytes:
+    """Code integers, each with the table that its index names.
+
+    Args:
+        symbols: int32, any shape.
+        indexes: integers in ``0 … len(tables) - 1``, same number of elements.
+    """
+    symbols = np.ascontiguousarray(symbols, dtype=np.int32).reshape(-1)
+    order, counts = _by_table(indexes, len(tables))
+    if len(order) != len(symbols):
+        raise ValueError(f"{len(symbols)} symbols but {len(order)} indexes")
+    grouped = symbols[order]
+    ends = np.cumsum(counts)
+    coder = AnsCoder()
+    pieces: list[tuple[np.ndarray, int]] = []
+    escapes: list[np.ndarray] = []
+    for index in np.flatnonzero(counts):
+        table = tables.arrays[index]
+        escape = len(table.frequencies) - 1
+        entries = grouped[ends[index] - counts[index] : ends[index]].astype(np.int64) - table.low
+        outside = (entries < 0) | (entries >= escape)
+        if outside.any():
+            excess = entries[outside]
+            escapes.append(np.where(excess < 0, -2 * excess - 1, 2 * (excess - escape)))
+            entries[outside] = escape
+        pieces.append((entries.astype(np.int32), int(index)))
+    if escapes:  # a stack: what the decoder reads last is written first
+        _encode_excess(coder, np.concatenate(escapes))
+    for entries, index in reversed(pieces):
+        if len(tables.arrays[index].frequencies) > 1:
+            coder.encode_reverse(entries, tables.coders[index])
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def decode(data: bytes, indexes: np.ndarray, tables: IntegerTables) -> np.ndarray:
+    """Undo :func:`encode`.
+
+    Returns:
+        int32 symbols in the shape of ``indexes``.
+
+    Raises:
+        CorruptStream: the bytes run out, or are more than these indexes account for.
+    """
+    if len(data) % 4:
+        raise CorruptStream(f"a coded stream is whole 4-byte words, not {len(data)} bytes")
+    words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
+    if len(words) and words[-1] == 0:
+        raise CorruptStream("a coded stream never ends in a zero word")
+    order, counts = _by_table(indexes, len(tables))
+    ends = np.cumsum(counts)
+    coder = AnsCoder(words)
+    grouped = np.empty(len(order), dtype=np.int64)
+    escaped: list[tuple[np.ndarray, int, int]] = []
+    for index in np.flatnonzero(counts):
+        table = tables.arrays[index]
+        escape = len(table.frequencies) - 1
+        span = slice(ends[index] - counts[index], ends[index])
+        if escape:
+            grouped[span] = coder.decode(tables.coders[index], int(counts[index]))
+        else:
+            grouped[span] = 0
+        if len(positions := np.flatnonzero(grouped[span] == escape)):
+            escaped.append((positions + span.start, table.low, escape))
+        grouped[span] += table.low
+    if escaped:
+        excess = _decode_excess(coder, sum(len(positions) for positions, _, _ in escaped))
+        start = 0
+        for positions, low, escape in escaped:
+            part = excess[start : start + len(positions)]
+            grouped[positions] = low + np.where(part % 2, -(part + 1) // 2, part // 2 + escape)
+            start += len(positions)
+        if grouped.min() < -(2**31) or grouped.max() >= 2**31:
+            raise CorruptStream("a coded symbol does not fit in 32 bits")
+    if not coder.is_empty():
+        raise CorruptStream("a coded stream holds more than its symbols")
+    symbols = np.empty(len(order), dtype=np.int32)
+    symbols[order] = grouped
+    return symbols.reshape(np.shape(indexes))
+
+
+def _by_table(indexes: np.ndarray, tables: int) -> tuple[np.ndarray, np.ndarray]:
+    """A stable order that groups elements by table, and the size of each group."""
+    flat = np.asarray(indexes).reshape(-1)
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < tables:
+        raise ValueError(f"table indexes must lie in 0 … {tables - 1}")
+    small = flat.astype(np.uint8 if tables <= 256 else np.uint16)  # NumPy sorts these two by radix
+    return np.argsort(small, kind="stable"), np.bincount(small, minlength=tables)
+
+
+def _encode_excess(coder: AnsCoder, excess: np.ndarray) -> None:
+    lengths = _bit_lengths(excess + 1)
+    for bits in reversed(range(2, MAX_EXCESS_BITS + 1)):
+        values = excess[lengths == bits] + 1
+        if len(values):
+            for shift, width in reversed(_chunks(bits - 1)):
+                coder.encode_reverse((values >> shift & (1 << width) - 1).astype(np.int32), Uniform(1 << width))
+    coder.encode_reverse(lengths.astype(np.int32), Uniform(MAX_EXCESS_BITS + 1))
+
+
+def _decode_excess(coder: AnsCoder, count: int) -> np.ndarray:
+    lengths = coder.decode(Uniform(MAX_EXCESS_BITS + 1), count)
+    if not lengths.all():
+        raise CorruptStream("an escape has no length")
+    values = np.int64(1) << (lengths.astype(np.int64) - 1)
+    for bits in range(2, MAX_EXCESS_BITS + 1):
+        which = np.flatnonzero(lengths == bits)
+        if len(which):
+            for shift, width in _chunks(bits - 1):
+                values[which] += coder.decode(Uniform(1 << width), len(which)).astype(np.int64) << shift
+    return values - 1
+
+
+def _chunks(bits: int) -> list[tuple[int, int]]:
+    """``(shift, width)`` of the pieces in which the bits below the leading one are coded."""
+    return [(shift, min(CHUNK, bits - shift)) for shift in range(0, bits, CHUNK)]
+
+
+def _bit_lengths(values: np.ndarray) -> np.ndarray:
+    """Bits needed for positive integers below 2^53, exactly."""
+    return np.frexp(values.astype(np.float64))[1]

@@ -1,0 +1,107 @@
+"""Integer probability tables: made once from a trained model, stored with the weights, never recomputed by a decoder.
+
+A table covers the symbols ``low … low + size - 2``; its last entry is an escape that stands for every symbol outside. Frequencies are
+positive integers that sum to 2^16, so a table means the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+PRECISION = 16  # bits: frequencies of one table sum to 2^16
+MAX_ENTRIES = 4096  # of one table; keeps the smallest frequency at a sensible distance from the total
+
+
+class Table(NamedTuple):
+    low: int  # the symbol that the first frequency belongs to
+    frequencies: np.ndarray  # int64, positive, sums to 2**PRECISION; the last entry is the escape
+
+
+def quantize_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Positive integers that sum to 2^16, close to the probabilities (largest remainders, deterministic ties).
+
+    Args:
+        probabilities: float64, any non-negative weights; they are normalised.
+
+    Raises:
+        ValueError: not finite, negative, all zero, or more entries than a table holds.
+    """
+    weights = np.asarray(probabilities, dtype=np.float64)
+    if weights.ndim != 1 or not 1 <= len(weights) <= MAX_ENTRIES:
+        raise ValueError(f"a table has 1 … {MAX_ENTRIES} entries, not {weights.shape}")
+    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+        raise ValueError("probabilities must be finite, non-negative and not all zero")
+    spare = 2**PRECISION - len(weights)  # one count each is given away first, so that every symbol stays codable
+    share = weights / weights.sum() * spare
+    counts = np.floor(share).astype(np.int64)
+    remaining = spare - int(counts.sum())
+    counts[np.argsort(counts - share, kind="stable")[:remaining]] += 1
+    return counts + 1
+
+
+class IntegerTables(nn.Module):
+    """A list of tables as buffers, so that it is saved, moved and fingerprinted with the weights. Empty until :meth:`set`."""
+
+    frequencies: Tensor  # int32, all tables one after another
+    sizes: Tensor  # int32, entries of each table, the escape included
+    lows: Tensor  # int32
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("frequencies", "sizes", "lows"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int32))
+
+    def set(self, tables: Sequence[Table]) -> None:
+        device = self.frequencies.device
+        self.frequencies = torch.from_numpy(np.concatenate([table.frequencies for table in tables]).astype(np.int32)).to(device)
+        self.sizes = torch.tensor([len(table.frequencies) for table in tables], dtype=torch.int32, device=device)
+        self.lows = torch.tensor([table.low for table in tables], dtype=torch.int32, device=device)
+        self._forget()
+
+    def _forget(self) -> None:
+        for cache in ("arrays", "coders"):
+            self.__dict__.pop(cache, None)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def arrays(self) -> list[Table]:
+        """The tables as NumPy arrays, validated: what came from a file may say anything.
+
+        Raises:
+            RuntimeError: no tables yet.
+            ValueError: not valid tables.
+        """
+        if not len(self):
+            raise RuntimeError("the codec has no probability tables yet: call its freeze() first")
+        sizes = self.sizes.cpu().numpy().astype(np.int64)
+        frequencies = self.frequencies.cpu().numpy().astype(np.int64)
+        lows = self.lows.cpu().numpy()
+        if len(lows) != len(sizes) or (sizes < 1).any() or (sizes > MAX_ENTRIES).any() or sizes.sum() != len(frequencies):
+            raise ValueError("probability tables are inconsistent")
+        parts = np.split(frequencies, np.cumsum(sizes)[:-1])
+        if any((part < 1).any() or part.sum() != 2**PRECISION for part in parts):
+            raise ValueError(f"frequencies must be positive and sum to {2**PRECISION}")
+        return [Table(int(low), part) for low, part in zip(lows, parts)]
+
+    @cached_property
+    def coders(self) -> list:
+        """The entropy coder's own form of each table, made on first use."""
+        from neuralcodec.entropy.rans import categorical
+
+        return [categorical(table.frequencies) for table in self.arrays]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # The sizes are the trained model's, not the constructor's.
+        for name in ("frequencies", "sizes", "lows"):
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
+        self._forget()
+        super()._load_from_state_dict(state_dict, prefix, *args)

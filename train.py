@@ -1,0 +1,282 @@
+"""Train a codec from a config: ``python train.py fit --config image/tiny``, the same as ``neuralcodec train fit …``.
+
+The objective is R + λD in bits per pixel and 255²·MSE. Every item of a batch draws its own rate level. Validation codes whole images to real
+files, decodes them, compares every integer and logs real beside estimated rates.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    # Run as a script: forget the checkout's root, whose folder names would hide other packages, and go on as the installed module.
+    import sys
+    from pathlib import Path
+
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [entry for entry in sys.path if str(Path(entry or ".").resolve()) != here]
+    from neuralcodec.train import main
+
+    raise SystemExit(main())
+
+import copy
+import math
+import sys
+import warnings
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks.progress import TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from neuralcodec.codecs import CONFIGS
+from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save_weights
+from neuralcodec.codecs.files import decode_signal, encode_signal
+from neuralcodec.datasets.images import ImageDataModule
+from neuralcodec.eval.metrics import psnr
+
+
+class Validation(NamedTuple):
+    """State of one validation epoch; no submodule of the trainer's module, or it would be saved and averaged with it."""
+
+    codec: Codec  # frozen copy
+    records: dict[float, dict[str, list[float]]]  # by level, then by measure: one value for each image
+
+
+class RateDistortion(L.LightningModule):
+    """Optimises R + λD over all rate levels of a codec at once.
+
+    Args:
+        codec: its spec, ``{"class_path": …, "init_args": …}``; see :func:`neuralcodec.codecs.base.build`.
+        learning_rate: peak, of parameters whose codec asks for no other.
+        final_learning_rate: at the end of the cosine, as a fraction of the peak.
+        warmup_steps: of linear warm-up.
+        init_from: exported weights to start from, instead of a closed-form or random initialisation.
+        closed_form_examples: training images (256×256) for the codec's closed-form initialisation; 0 for none.
+        validation_levels: rate levels that validation codes; by default five, spread evenly.
+        clip: largest norm of a step's gradient.
+    """
+
+    def __init__(
+        self,
+        codec: dict,
+        learning_rate: float = 1e-3,
+        final_learning_rate: float = 0.01,
+        warmup_steps: int = 200,
+        init_from: str | None = None,
+        closed_form_examples: int = 96,
+        validation_levels: list[float] | None = None,
+        clip: float = 1.0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.codec: Codec = build(codec).train()
+        if init_from:
+            source = load_weights(init_from)
+            if source.spec != self.codec.spec:
+                raise CodecError(f"{init_from} was made from another spec than this config's")
+            self.codec.load_state_dict({k: v for k, v in source.state_dict().items() if ".tables." not in k}, strict=False)
+        self._validation: Validation | None = None
+
+    def on_fit_start(self) -> None:
+        """Start from a closed-form solution, unless training goes on from weights or a checkpoint."""
+        count = self.hparams.closed_form_examples
+        fresh = self.trainer.global_step == 0 and not self.hparams.init_from
+        if fresh and count and (data := getattr(self.trainer, "datamodule", None)) is not None:
+            if self.trainer.is_global_zero:
+                self.codec.cpu().initialise(data.examples(count))
+                self.codec.to(self.device)
+            for tensor in self.codec.state_dict().values():
+                self.trainer.strategy.broadcast(tensor)
+
+    def progress(self) -> float:
+        """How much of the budget, steps or time, whichever ends first, is spent: 0…1."""
+        trainer = self.trainer
+        spent = [trainer.global_step / trainer.max_steps] if trainer.max_steps > 0 else []
+        for callback in trainer.callbacks:
+            if isinstance(callback, Timer) and callback._duration:
+                spent.append(callback.time_elapsed() / callback._duration)
+        return min(max(spent, default=0.0), 1.0)
+
+    def configure_optimizers(self):
+        groups: dict[float, list[torch.nn.Parameter]] = defaultdict(list)
+        for name, parameter in self.codec.named_parameters():
+            groups[self.codec.learning_rate_scale(name)].append(parameter)
+        peak = self.hparams.learning_rate
+        optimizer = torch.optim.AdamW(
+            [{"params": parameters, "lr": peak * scale} for scale, parameters in groups.items()], weight_decay=0.0
+        )
+
+        def factor(step: int) -> float:
+            floor = self.hparams.final_learning_rate
+            cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress()))
+            return cosine * min(1.0, (step + 1) / max(self.hparams.warmup_steps, 1))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val or self.hparams.clip, gradient_clip_algorithm or "norm")
+
+    def training_step(self, x: Tensor, batch_index: int) -> Tensor:
+        level = torch.rand(len(x), device=self.device) * (self.codec.levels - 1)
+        output = self.codec(x, level)
+        pixels = x.shape[-2] * x.shape[-1]
+        bpp = torch.stack(list(output.bits.values())).sum(0) / pixels
+        mse = (output.reconstruction.float() - x).square().mean((1, 2, 3)) * 255**2
+        loss = (bpp + self.codec.lmbda(level) * mse).mean() + sum(output.losses.values())
+        with torch.no_grad():
+            quality = (10 * torch.log10(255**2 / mse)).mean()
+        self.log("loss", loss, prog_bar=True)
+        self.log("bpp", bpp.mean(), prog_bar=True)
+        self.log("psnr", quality, prog_bar=True)
+        for name, bits in output.bits.items():
+            self.log(f"bpp_{name}", bits.mean() / pixels)
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_levels(self) -> list[float]:
+        if self.hparams.validation_levels is not None:
+            return [self.codec.nearest_level(level) for level in self.hparams.validation_levels]
+        count = min(5, self.codec.levels)
+        return sorted({self.codec.nearest_level((self.codec.levels - 1) * i / max(count - 1, 1)) for i in range(count)})
+
+    def on_validation_epoch_start(self) -> None:
+        # A copy, so that the tables of this moment are not averaged into, or saved with, the weights being trained.
+        frozen = copy.deepcopy(self.codec).eval()
+        frozen.freeze()
+        self._validation = Validation(frozen, {level: defaultdict(list) for level in self.validation_levels()})
+
+    def validation_step(self, batch: tuple[list[str], Tensor], batch_index: int) -> None:
+        assert self._validation is not None
+        frozen, records = self._validation
+        _, x = batch
+        pixels = x.shape[-2] * x.shape[-1]
+        for level, record in records.items():
+            estimate = frozen(x, torch.full((1,), level, device=self.device))
+            coded = encode_signal(frozen, x, level)
+            decoded = decode_signal(frozen, coded.data)
+            for name, symbols in coded.symbols.items():
+                if not torch.equal(symbols, decoded.symbols[name]):
+                    raise RuntimeError(f"decoding a file did not give back the symbols of stream {name!r} at level {level}")
+            record["estimated_bpp"].append(float(sum(estimate.bits.values())) / pixels)
+            record["bpp"].append(len(coded.data) * 8 / pixels)
+            record["psnr"].append(psnr(x, decoded.signal))
+            if batch_index == 0:
+                self._show(f"level {level:g}", decoded.signal)
+
+    def on_validation_epoch_end(self) -> None:
+        assert self._validation is not None
+        records = self._validation.records
+        total = 0.0
+        for level, record in records.items():
+            means = {name: sum(values) / len(values) for name, values in record.items()}
+            for name, value in means.items():
+                self.log(f"val/level{level:g}/{name}", value, sync_dist=True)
+            mse = 255**2 / 10 ** (means["psnr"] / 10)
+            total += means["bpp"] + float(self.codec.lmbda(torch.tensor(level))) * mse
+        self.log("val_loss", total / len(records), prog_bar=True, sync_dist=True)
+        self._validation = None
+
+    def _show(self, name: str, image: Tensor) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, image[0].clamp(0, 1).cpu(), self.global_step)
+
+
+def export(checkpoint: str | Path, out: str | Path, metadata: dict[str, str] | None = None) -> bytes:
+    """A training checkpoint (its averaged weights) to a weights file that ``encode`` and ``decode`` take.
+
+    Returns:
+        The fingerprint of the weights.
+
+    Raises:
+        CodecError: not a checkpoint of this project.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        codec = build(content["hyper_parameters"]["codec"])
+        weights = {name.removeprefix("codec."): value for name, value in content["state_dict"].items() if name.startswith("codec.")}
+        codec.load_state_dict(weights)
+    except FileNotFoundError:
+        raise CodecError(f"there is no file {checkpoint}") from None
+    except CodecError:
+        raise
+    except Exception as error:
+        raise CodecError(f"{checkpoint} is not a training checkpoint of neuralcodec ({str(error).splitlines()[0]})") from None
+    text = {"steps": str(content.get("global_step", "")), **(metadata or {})}
+    return freeze_and_save(codec, out, text)
+
+
+def freeze_and_save(codec: Codec, out: str | Path, metadata: dict[str, str]) -> bytes:
+    """Round the weights to their stored precision first, so that the tables belong to what is stored."""
+    for name, tensor in codec.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(codec.storage_dtype(name, tensor)))
+    try:
+        codec.freeze()
+    except ValueError as error:
+        raise CodecError(str(error)) from None
+    return save_weights(codec, out, metadata)
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with this project's defaults: EMA, checkpoints every three minutes, CSV and TensorBoard logs."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if "bf16" in str(config.trainer.precision) and not torch.cuda.is_available():
+            warnings.warn("no GPU: training in 32-bit, since CPUs emulate bf16 slowly", stacklevel=2)
+            config.trainer.precision = "32-true"
+
+
+def trainer_defaults() -> dict[str, Any]:
+    root = "runs"
+    return {
+        "default_root_dir": root,
+        "use_distributed_sampler": False,
+        "logger": [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")],
+        "callbacks": [
+            EMAWeightAveraging(decay=0.999, use_buffers=False),
+            ModelCheckpoint(dirpath=f"{root}/checkpoints", save_last=True, train_time_interval=timedelta(minutes=3)),
+            TQDMProgressBar(refresh_rate=20),
+        ],
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 50,
+    }
+
+
+def resolve_configs(arguments: list[str]) -> list[str]:
+    """Let ``--config image/tiny`` name a config that the package ships."""
+    resolved = list(arguments)
+    for position, argument in enumerate(arguments):
+        prefix, value = "", argument
+        if argument.startswith("--config="):
+            prefix, value = "--config=", argument.removeprefix("--config=")
+        elif position == 0 or arguments[position - 1] not in ("--config", "-c"):
+            continue
+        if not Path(value).exists() and value.removesuffix(".yaml") in CONFIGS:
+            resolved[position] = prefix + str(CONFIGS[value.removesuffix(".yaml")])
+    return resolved
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = resolve_configs(sys.argv[1:] if arguments is None else arguments)
+    torch.set_float32_matmul_precision("high")
+    try:
+        TrainCLI(
+            RateDistortion,
+            ImageDataModule,
+            trainer_defaults=trainer_defaults(),
+            save_config_kwargs={"overwrite": True},
+            args=arguments,
+        )
+    except (CodecError, FileNotFoundError) as error:
+        print(f"neuralcodec train: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,358 @@
+"""The command line: ``neuralcodec encode | decode | info | list | eval | train | export``.
+
+Direction by suffix, ``-`` for pipes, people on stderr, machines on ``--json``. Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from neuralcodec import __version__
+from neuralcodec.codecs import DEFAULTS, WEIGHTS
+from neuralcodec.entropy import container
+from neuralcodec.eval import command as evaluation
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
+PICTURE_OUT = ".png"
+
+
+class UserError(Exception):
+    """Something the user can put right; the message is one line."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neuralcodec", description="Learned codecs that write real files.")
+    parser.add_argument("--version", action="version", version=f"neuralcodec {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    encode = commands.add_parser("encode", help="pictures to .nci files", description="Encode pictures to .nci files.")
+    encode.add_argument("input", nargs="+", help="pictures or folders of them; - for standard input")
+    _add_output(encode)
+    encode.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
+    encode.add_argument("-m", "--model", default=DEFAULTS["image"], help="name of shipped weights (see list), or a weights file")
+    encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    encode.set_defaults(run=run_encode)
+
+    decode = commands.add_parser("decode", help=".nci files to pictures", description="Decode .nci files to PNG or any format by suffix.")
+    decode.add_argument("input", nargs="+", help=".nci files or folders of them; - for standard input")
+    _add_output(decode)
+    decode.add_argument("-m", "--model", help="weights that wrote the file, if not among the shipped ones")
+    decode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^26)")
+    decode.set_defaults(run=run_decode)
+
+    info = commands.add_parser("info", help="what a file says of itself", description="Show the header of coded files, or what a weights file holds.")
+    info.add_argument("input", nargs="+")
+    info.add_argument("--json", action="store_true", help="for machines")
+    info.set_defaults(run=run_info)
+
+    listing = commands.add_parser("list", help="shipped models and configs")
+    listing.add_argument("--json", action="store_true", help="for machines")
+    listing.set_defaults(run=run_list)
+
+    measure = commands.add_parser("eval", help="rate-distortion curves of codecs on a data set")
+    evaluation.add_arguments(measure)
+    measure.set_defaults(run=evaluation.run)
+
+    commands.add_parser("train", help="train a codec from a config (fit, validate, …)", add_help=False)
+
+    export = commands.add_parser("export", help="a training checkpoint to a weights file")
+    export.add_argument("checkpoint")
+    export.add_argument("output", help="OUT.safetensors")
+    export.add_argument("-f", "--force", action="store_true", help="overwrite")
+    export.set_defaults(run=run_export)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", help="file, or folder for several inputs; - for standard output (default: beside the input)")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["train"]:  # LightningCLI parses its own options
+        from neuralcodec.train import main as train
+
+        return train(arguments[1:])
+    parsed = build_parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed) or 0
+    except KeyboardInterrupt:
+        print("neuralcodec: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains once more as it exits
+        return 1
+    except Exception as error:
+        from neuralcodec.codecs.base import CodecError
+
+        if not isinstance(error, (UserError, CodecError, OSError)):
+            raise
+        print(f"neuralcodec {parsed.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def run_encode(options: argparse.Namespace) -> int:
+    from neuralcodec.codecs.files import load
+    from neuralcodec.codecs.image.files import encode_pixels, read_picture
+
+    _check_device(options.device)
+    codec = load(options.model).to(options.device)
+    level = codec.level_for_quality(options.quality)
+
+    def convert(source, name: str) -> bytes:
+        return encode_pixels(codec, read_picture(source, name), level)
+
+    return _convert_all(options, PICTURE_SUFFIXES, container.SUFFIXES["image"], convert)
+
+
+def run_decode(options: argparse.Namespace) -> int:
+    from neuralcodec.codecs.files import MAX_PIXELS
+    from neuralcodec.codecs.image.files import decode_pixels
+
+    _check_device(options.device)
+    candidates = [options.model] if options.model else []
+    suffix = Path(options.output).suffix if options.output and not _is_folder(options) and options.output != "-" else PICTURE_OUT
+
+    def convert(source, name: str) -> bytes:
+        data = source.read() if hasattr(source, "read") else _read(Path(source))
+        pixels = decode_pixels(data, candidates, options.device, options.max_pixels or MAX_PIXELS)
+        return _picture(pixels, suffix or PICTURE_OUT)
+
+    return _convert_all(options, (container.SUFFIXES["image"],), suffix or PICTURE_OUT, convert)
+
+
+def _convert_all(options: argparse.Namespace, suffixes: Sequence[str], suffix: str, convert) -> int:
+    """Convert every input, in order, and report every one that fails; exit code 1 if any did."""
+    from neuralcodec.codecs.base import CodecError
+
+    pairs = list(_pairs(options, suffixes, suffix))
+    failures = 0
+    with _progress(len(pairs)) as advance:
+        for source, target in pairs:
+            try:
+                if source == "-":
+                    data = convert(sys.stdin.buffer if suffix != container.SUFFIXES["image"] else _seekable_stdin(), "standard input")
+                else:
+                    data = convert(source, str(source))
+                _write(target, data, options.force)
+            except (UserError, CodecError, OSError) as error:
+                failures += 1
+                text = " ".join(str(error).split())
+                prefix = "" if str(source) in text or source == "-" else f"{source}: "
+                print(f"neuralcodec {options.command}: {prefix}{text}", file=sys.stderr)
+            advance()
+    return 1 if failures else 0
+
+
+def _pairs(options: argparse.Namespace, suffixes: Sequence[str], suffix: str) -> Iterator[tuple[Path | str, Path | str]]:
+    """(input, output) for everything asked for; a folder means all files in it that have one of the suffixes."""
+    found: list[tuple[Path | str, Path]] = []  # (input, its place below an output folder)
+    for name in options.input:
+        path = Path(name)
+        if name == "-":
+            found.append(("-", Path("-")))
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            if not inside:
+                raise UserError(f"no {', '.join(suffixes)} files in {path}")
+            found += [(p, p.relative_to(path)) for p in inside]
+        else:
+            found.append((path, Path(path.name)))
+    to_folder = _is_folder(options) or len(found) > 1
+    if options.output and len(found) > 1 and not _is_folder(options):
+        raise UserError(f"{len(found)} inputs need a folder as output: {options.output} is not one (end its name in /, or create it)")
+    taken: set[Path | str] = set()
+    for source, relative in found:
+        target: Path | str
+        if source == "-" and (options.output is None or to_folder):
+            target = "-"
+        elif options.output is None:
+            target = Path(source).with_suffix(suffix)
+        elif to_folder:
+            target = Path(options.output) / relative.with_suffix(suffix)
+        else:
+            target = options.output if options.output == "-" else Path(options.output)
+        if target in taken:
+            raise UserError(f"two inputs would both become {target}")
+        taken.add(target)
+        yield source, target
+
+
+def _is_folder(options: argparse.Namespace) -> bool:
+    return bool(options.output) and options.output != "-" and (options.output.endswith(("/", os.sep)) or Path(options.output).is_dir())
+
+
+@contextlib.contextmanager
+def _progress(total: int):
+    """A progress bar on stderr for several files; nothing for one."""
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _seekable_stdin():
+    import io
+
+    return io.BytesIO(sys.stdin.buffer.read())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+
+
+def _write(target: Path | str, data: bytes, force: bool) -> None:
+    """All or nothing: to a temporary name first, then renamed."""
+    if target == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    target = Path(target)
+    if target.exists() and not force:
+        raise UserError(f"{target} exists; -f overwrites it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
+        try:
+            part.write(data)
+            part.close()
+            os.chmod(part.name, 0o666 & ~_umask())
+            os.replace(part.name, target)
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _picture(pixels, suffix: str) -> bytes:
+    import io
+
+    from PIL import Image
+
+    options = {".png": {}, ".webp": {"lossless": True}, ".tif": {"compression": "tiff_deflate"}}.get(suffix.lower(), {})
+    out = io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(out, Image.registered_extensions().get(suffix.lower()), **options)
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"cannot write a picture as {suffix} ({error})") from None
+    return out.getvalue()
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} is not available ({str(error).splitlines()[0]})") from None
+
+
+def run_info(options: argparse.Namespace) -> int:
+    reports = []
+    for name in options.input:
+        data = sys.stdin.buffer.read() if name == "-" else None
+        reports.append(_weights_info(Path(name)) if name.endswith(".safetensors") else _file_info(name, data or _read(Path(name))))
+    if options.json:
+        print(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
+        return 0
+    for report in reports:
+        width = max(map(len, report))
+        for key, value in report.items():
+            print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def _file_info(name: str, data: bytes) -> dict:
+    try:
+        content = container.read(data)
+    except container.ContainerError as error:
+        raise UserError(f"{name}: {error}") from None
+    size = dict(zip(container.SIZES[content.modality], content.size))
+    pixels = size["height"] * size["width"]
+    known = {fingerprint: model for model, fingerprint in _shipped_fingerprints().items()}
+    return {
+        "file": name,
+        "modality": content.modality,
+        "version": container.VERSION,
+        **size,
+        "model": known.get(content.fingerprint.hex(), "unknown"),
+        "fingerprint": content.fingerprint.hex(),
+        "level": content.level,
+        "bytes": len(data),
+        "bpp": round(len(data) * 8 / pixels, 4) if pixels else None,
+        "header_bytes": content.header_bytes,
+        "stream_bytes": [len(stream) for stream in content.streams],
+    }
+
+
+def _shipped_fingerprints() -> dict[str, str]:
+    from neuralcodec.codecs.base import fingerprint_of
+
+    return {name: fingerprint_of(path).hex() for name, path in WEIGHTS.items()}
+
+
+def _weights_info(path: Path) -> dict:
+    from neuralcodec.codecs.base import load_weights, parameter_count
+
+    if not path.exists():
+        raise UserError(f"there is no file {path}")
+    codec = load_weights(path)
+    assert codec.fingerprint is not None
+    return {
+        "file": str(path),
+        "modality": codec.modality,
+        "fingerprint": codec.fingerprint.hex(),
+        "parameters": parameter_count(codec),
+        "bytes": path.stat().st_size,
+        "levels": codec.levels,
+        **{key: value for key, value in codec.metadata.items() if key not in ("format", "spec")},
+        "spec": codec.metadata["spec"],
+    }
+
+
+def run_list(options: argparse.Namespace) -> int:
+    from neuralcodec.codecs import CONFIGS
+
+    models = {name: {"bytes": path.stat().st_size, "path": str(path)} for name, path in WEIGHTS.items()}
+    if options.json:
+        print(json.dumps({"models": models, "configs": {name: str(path) for name, path in CONFIGS.items()}}, indent=2))
+        return 0
+    print("models (encode --model NAME)")
+    for name, model in models.items():
+        print(f"  {name:<24} {model['bytes'] / 1e6:5.1f} MB")
+    print("configs (train fit --config NAME)")
+    for name, path in CONFIGS.items():
+        lines = [line.removeprefix("# ").strip() for line in path.read_text().splitlines() if line.startswith("# ")]
+        print(f"  {name:<24} {lines[1] if len(lines) > 1 else ''}")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    from neuralcodec.train import export
+
+    if Path(options.output).exists() and not options.force:
+        raise UserError(f"{options.output} exists; -f overwrites it")
+    fingerprint = export(options.checkpoint, options.output)
+    print(f"{options.output}: fingerprint {fingerprint.hex()}, {Path(options.output).stat().st_size / 1e6:.2f} MB", file=sys.stderr)
+    return 0

@@ -60,6 +60,8 @@ class RateDistortion(L.LightningModule):
         closed_form_examples: training images (256×256) for the codec's closed-form initialisation; 0 for none.
         validation_levels: rate levels that validation codes; by default five, spread evenly.
         clip: largest norm of a step's gradient.
+        level_balance: items weigh as λ to minus this power. The objective grows about as √λ, so 0.5 lets all levels count alike, 0 lets high
+            rates dominate.
     """
 
     def __init__(
@@ -69,9 +71,10 @@ class RateDistortion(L.LightningModule):
         final_learning_rate: float = 0.01,
         warmup_steps: int = 200,
         init_from: str | None = None,
-        closed_form_examples: int = 96,
+        closed_form_examples: int = 288,
         validation_levels: list[float] | None = None,
         clip: float = 1.0,
+        level_balance: float = 0.5,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -129,7 +132,9 @@ class RateDistortion(L.LightningModule):
         pixels = x.shape[-2] * x.shape[-1]
         bpp = torch.stack(list(output.bits.values())).sum(0) / pixels
         mse = (output.reconstruction.float() - x).square().mean((1, 2, 3)) * 255**2
-        loss = (bpp + self.codec.lmbda(level) * mse).mean() + sum(output.losses.values())
+        lmbda = self.codec.lmbda(level)
+        weight = (lmbda / math.prod(self.codec.lmbda_range) ** 0.5) ** -self.hparams.level_balance
+        loss = (weight * (bpp + lmbda * mse)).mean() + sum(output.losses.values())
         with torch.no_grad():
             quality = (10 * torch.log10(255**2 / mse)).mean()
         self.log("loss", loss, prog_bar=True)

@@ -186,27 +186,40 @@ def load_weights(path: str | Path) -> Codec:
     Raises:
         CodecError: not such a file, or a damaged one.
     """
-    path = Path(path)
+    metadata, tensors = _read_weights(Path(path))
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != "neuralcodec":
-            raise CodecError(f"{path} is not a neuralcodec weights file")
-        tensors = load_file(path)
         spec = json.loads(metadata["spec"])
-    except FileNotFoundError:
-        raise CodecError(f"there is no file {path}") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CodecError(f"{path} is not a readable weights file ({error})") from None
+    except ValueError:
+        raise CodecError(f"{path} holds no readable spec") from None
     codec = build(spec)
     try:
         codec.load_state_dict(tensors)
     except RuntimeError as error:
         raise CodecError(f"{path} does not fit its own spec ({str(error).splitlines()[0]})") from None
     codec.fingerprint = _fingerprint(metadata["spec"], tensors)
-    codec.name = path.stem
+    codec.name = Path(path).stem
     codec.metadata = metadata
     return codec.requires_grad_(False)
+
+
+def fingerprint_of(path: str | Path) -> bytes:
+    """The fingerprint of a weights file, without building its codec."""
+    metadata, tensors = _read_weights(Path(path))
+    return _fingerprint(metadata["spec"], tensors)
+
+
+def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise CodecError(f"there is no file {path}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CodecError(f"{path} is not a readable weights file ({str(error).splitlines()[0]})") from None
+    if metadata.get("format") != "neuralcodec" or "spec" not in metadata:
+        raise CodecError(f"{path} is not a neuralcodec weights file")
+    return metadata, tensors
 
 
 def _fingerprint(spec: str, tensors: Mapping[str, Tensor]) -> bytes:

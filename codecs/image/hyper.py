@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
+from neuralcodec.codecs.image.transforms import PATCH
 from neuralcodec.entropy.integer import IntegerConv2d, round_half_up
 from neuralcodec.entropy.models import INDEX_PER_NAT, SCALE_MIN, SCALES
 
-PATCH = 4  # latent positions along each side of one hyper-latent position
 Z_LIMIT = 127  # hyper-latents are integers of int8 range
 
 
@@ -134,14 +134,15 @@ def initialise(analysis: HyperAnalysis, synthesis: HyperSynthesis, y: Tensor, ga
     spread = variance.sqrt() / 4  # features of int8 range with three fractional bits: a standard deviation of at most 4
     analysis.magnitudes.weight.copy_((across / spread).T[:, :, None, None])
 
-    projected = F.pixel_unshuffle(torch.einsum("nchw,ck->nkhw", centred, across), PATCH)
+    projected = F.pixel_unshuffle(torch.einsum("nchw,ck->nkhw", centred, across), PATCH).movedim(1, -1).flatten(0, 2)
     hyper = analysis.pool.out_channels
-    _, patch = _principal_components(projected.movedim(1, -1).flatten(0, 2), hyper)
+    typical = projected.mean(0)
+    _, patch = _principal_components(projected - typical, hyper)
     # An error of a whole step along a unit direction costs as many nats as it saves (∂ of step²/12 + ln(1/step)): √6.
     step = 6**0.5
     scale = spread.repeat_interleave(PATCH**2)
     analysis.pool.weight.copy_((patch * scale[:, None] / step).T[:, :, None, None])
-    analysis.pool.bias.zero_()
+    analysis.pool.bias.copy_(-(patch / step).T @ typical)
 
     signed = torch.cat((torch.eye(hyper), -torch.eye(hyper)))
     synthesis.unfold.weight[: 2 * hyper].zero_()
@@ -150,13 +151,14 @@ def initialise(analysis: HyperAnalysis, synthesis: HyperSynthesis, y: Tensor, ga
     back = patch * step / scale[:, None]  # (patterns · 16, hyper)
     synthesis.expand.weight.zero_()
     synthesis.expand.weight[:, : 2 * hyper, 0, 0] = back @ signed.T
+    synthesis.expand.bias.copy_(typical / scale)
     both = torch.cat((torch.eye(patterns), -torch.eye(patterns)))
     synthesis.smooth.weight.zero_()
     synthesis.smooth.weight[:, :, 1, 1] = both
     synthesis.scale.weight[..., 0, 0] = INDEX_PER_NAT * (across * spread) @ both.T
     # ln of the standard deviation at the mean log magnitude: exact for large values, less where most round to zero.
-    typical = torch.log((centres.exp() - 0.5).clamp_min(0.05)) + 0.4
-    synthesis.offset.rows.copy_(INDEX_PER_NAT * (typical - torch.log(torch.tensor(SCALE_MIN))))
+    scales = torch.log((centres.exp() - 0.5).clamp_min(0.05)) + 0.4
+    synthesis.offset.rows.copy_(INDEX_PER_NAT * (scales - torch.log(torch.tensor(SCALE_MIN))))
 
 
 def _principal_components(samples: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from neuralcodec.codecs.base import Codec, Compressed, Decompressed, Output, sum_per_item
 from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
 from neuralcodec.codecs.image import hyper
-from neuralcodec.codecs.image.transforms import STRIDE, LappedAnalysis, LappedSynthesis
+from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LappedAnalysis, LappedSynthesis
 from neuralcodec.entropy import models, rans
 from neuralcodec.entropy.integer import bounded
 from neuralcodec.entropy.quantizers import ScalarQuantizer
@@ -46,6 +46,7 @@ class ImageCodec(Codec):
         super().__init__(levels, lmbda)
         self.g_a = analysis
         self.g_s = synthesis
+        self.multiple = max(getattr(transform, "multiple", STRIDE) for transform in (analysis, synthesis))  # of the images' sides
         self.quantizer = quantizer or ScalarQuantizer("mixed")
         self.gain = LevelVectors(levels, latent, knots)
         self.inverse_gain = LevelVectors(levels, latent, knots)
@@ -66,7 +67,11 @@ class ImageCodec(Codec):
 
     def analyse(self, x: Tensor, level: Tensor) -> Tensor:
         """(B, 3, H, W) in 0…1 to a latent in quantization steps, (B, latent, ⌈H/16⌉, ⌈W/16⌉)."""
-        return self.g_a(pad_to_multiple(x, STRIDE), level) * self.gain(level).exp()[:, :, None, None]
+        return self.g_a(pad_to_multiple(x, self.multiple), level) * self.gain(level).exp()[:, :, None, None]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the latent of an image."""
+        return tuple(-(-side // self.multiple) * (self.multiple // STRIDE) for side in (height, width))
 
     def synthesise(self, y_hat: Tensor, level: Tensor, height: int, width: int) -> Tensor:
         x_hat = self.g_s(y_hat * self.inverse_gain(level).exp()[:, :, None, None], level)
@@ -74,7 +79,7 @@ class ImageCodec(Codec):
 
     def learning_rate_scale(self, name: str) -> float:
         """Slow for transforms that were found in closed form, fast for the few numbers that describe levels and densities."""
-        if name in ("g_a.linear.weight", "g_s.linear.weight"):
+        if name.startswith(("g_a.linear.", "g_s.linear.")):
             return 0.1
         return 5.0 if name.endswith(".rows") or "prior." in name else 1.0
 
@@ -127,7 +132,7 @@ class FactorizedPrior(ImageCodec):
     def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
         height, width = size
         at = self._level(level, self._device)
-        indexes = self.prior.indexes(int(self.gain.nearest_knot(at)), -(-height // STRIDE), -(-width // STRIDE))
+        indexes = self.prior.indexes(int(self.gain.nearest_knot(at)), *self.grid(height, width))
         symbols = torch.from_numpy(rans.decode(streams[0], indexes, self.prior.tables))[None].to(self._device)
         return Decompressed(self.synthesise(symbols.float(), at, height, width), {"y": symbols})
 
@@ -137,8 +142,8 @@ class FactorizedPrior(ImageCodec):
     @torch.no_grad()
     def initialise(self, signals: Tensor) -> None:
         if isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis):
-            self.g_a.initialise(signals)
-            self.g_s.initialise(self.g_a)
+            self.g_a.linear.initialise(signals - 0.5)
+            self.g_s.linear.invert(self.g_a.linear)
 
 
 class Hyperprior(ImageCodec):
@@ -210,9 +215,9 @@ class Hyperprior(ImageCodec):
     @torch.inference_mode()
     def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
         height, width = size
-        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        rows, columns = self.grid(height, width)
         at = self._level(level, self._device)
-        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), -(-rows // hyper.PATCH), -(-columns // hyper.PATCH))
+        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), -(-rows // PATCH), -(-columns // PATCH))
         z = torch.from_numpy(rans.decode(streams[0], z_indexes, self.z_prior.tables))[None].to(self._device)
         if int(z.abs().max()) > hyper.Z_LIMIT:
             raise rans.CorruptStream("side information out of range")
@@ -232,9 +237,9 @@ class Hyperprior(ImageCodec):
         """Karhunen–Loève transform, then the statistics of its coefficients' magnitudes, from images (n, 3, H, W), sides multiples of 64."""
         if not (isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis)):
             return
-        self.g_a.initialise(signals)
-        self.g_s.initialise(self.g_a)
-        y = torch.cat([self.g_a.linear(self.g_a.blocks_of(part)) for part in signals.split(16)])
+        self.g_a.linear.initialise(signals - 0.5)
+        self.g_s.linear.invert(self.g_a.linear)
+        y = torch.cat([self.g_a.linear(part - 0.5) for part in signals.split(16)])
         hyper.initialise(self.h_a, self.h_s, y, self.gain.rows.exp())
 
 

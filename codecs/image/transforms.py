@@ -1,6 +1,6 @@
 """Analysis and synthesis transforms of images: (B, 3, H, W) in 0…1 ⇄ a latent at 1/16 of the resolution.
 
-Every transform takes ``(tensor, level)``; those of the papers ignore the level, which then acts through the gains on the latent alone.
+Every transform takes ``(tensor, level)``; those of the papers ignore the level, which then acts through the gains on the latent alone. ``multiple`` is what the sides of an image must be a multiple of.
 """
 
 from __future__ import annotations
@@ -12,30 +12,88 @@ from torch import Tensor, nn
 from neuralcodec.codecs.blocks import DepthwiseBlock, LappedFilter, LevelVectors
 
 STRIDE = 16
+PATCH = 4  # latent positions along each side of what the coarse transform takes together
 BLOCK_VALUES = 3 * STRIDE * STRIDE
 
 
+class LinearLapped(nn.Module):
+    """A two-scale linear lapped transform, orthonormal as it starts.
+
+        analysis:   image ──lapped filter──space-to-depth 16──1×1──► latent, whose first ``coarse`` channels, still alike from block
+                    to block, go once more: ──lapped filter──space-to-depth 4──1×1──depth-to-space 4──►
+        synthesis:  the same backwards, with weights of its own
+
+    The 1×1 layers are Karhunen–Loève transforms of the training images, found in closed form (:meth:`initialise`).
+    """
+
+    def __init__(self, latent: int, coarse: int, inverse: bool = False):
+        super().__init__()
+        self.coarse = coarse
+        self.inverse = inverse
+        self.fine_filter = LappedFilter(STRIDE)
+        self.coarse_filter = LappedFilter(PATCH)
+        self.fine = nn.Conv2d(*((latent, BLOCK_VALUES) if inverse else (BLOCK_VALUES, latent)), 1, bias=False)
+        self.across = nn.Conv2d(coarse * PATCH**2, coarse * PATCH**2, 1, bias=False)
+        for layer in (self.fine, self.across):
+            nn.init.orthogonal_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) ⇄ (B, latent, H/16, W/16), sides multiples of 64."""
+        if self.inverse:
+            coarse = F.pixel_shuffle(self.across(F.pixel_unshuffle(x[:, : self.coarse], PATCH)), PATCH)
+            y = torch.cat((self.coarse_filter.inverse(coarse), x[:, self.coarse :]), 1)
+            return self.fine_filter.inverse(F.pixel_shuffle(self.fine(y), STRIDE))
+        y = self.fine(self._blocks(x))
+        coarse = F.pixel_shuffle(self.across(self._patches(y)), PATCH)
+        return torch.cat((coarse, y[:, self.coarse :]), 1)
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(self.fine_filter(x), STRIDE)
+
+    def _patches(self, y: Tensor) -> Tensor:
+        return F.pixel_unshuffle(self.coarse_filter(y[:, : self.coarse]), PATCH)
+
+    @torch.no_grad()
+    def initialise(self, images: Tensor) -> None:
+        """Set an analysis from images (n, 3, H, W) around zero."""
+        self.fine.weight.copy_(_karhunen_loeve(self._blocks(images), self.fine.out_channels))
+        self.across.weight.copy_(_karhunen_loeve(self._patches(self.fine(self._blocks(images))), self.across.out_channels))
+
+    @torch.no_grad()
+    def invert(self, analysis: LinearLapped) -> None:
+        """Set a synthesis to the transpose of an orthonormal analysis."""
+        self.fine.weight.copy_(analysis.fine.weight.transpose(0, 1))
+        self.across.weight.copy_(analysis.across.weight.transpose(0, 1))
+
+
+def _karhunen_loeve(values: Tensor, count: int) -> Tensor:
+    """Weights of the 1×1 layer that maps (n, C, H, W) to its ``count`` strongest principal components."""
+    samples = values.movedim(1, -1).flatten(0, 2).double()
+    _, vectors = torch.linalg.eigh(samples.T @ samples / len(samples))
+    return vectors.flip(1)[:, :count].T.float()[:, :, None, None]
+
+
 class LappedAnalysis(nn.Module):
-    """A linear lapped transform plus a small network, zero at first, that learns what linear cannot do.
+    """A linear transform that works from the start, plus a small network, zero at first, that learns what linear cannot do.
 
-        x ──lapped filter──space-to-depth 16──1×1──────────────────────────(+)──► y
-        └──space-to-depth 8──1×1──blocks──(× gain of the level)──2×2, ÷2────┘
+        x ──linear lapped transform───────────────────────────────────────(+)──► y
+        └──space-to-depth 8──1×1──blocks──(× gain of the level)──2×2, ÷2───┘
 
-    The 1×1 layer is a Karhunen–Loève transform of the training images, found in closed form (:meth:`initialise`), so training starts
-    from a working codec. The field's residual linear shortcuts (AuxT, Li et al. 2025, https://arxiv.org/abs/2502.05845) use wavelets there.
+    Linear shortcuts beside nonlinear transforms as in AuxT, Li et al. 2025, https://arxiv.org/abs/2502.05845, which uses wavelets there.
 
     Args:
         latent: channels of y, at most 768.
         width: channels of the network at 1/8.
         blocks: its depth.
+        coarse: channels that the linear transform takes once more; see :class:`LinearLapped`.
         levels, knots: of the network's gain; see :class:`~neuralcodec.codecs.blocks.LevelVectors`.
     """
 
-    def __init__(self, latent: int, width: int, blocks: int, levels: int = 64, knots: int = 8):
+    multiple = STRIDE * PATCH
+
+    def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8):
         super().__init__()
-        self.lapped = LappedFilter(STRIDE)
-        self.linear = nn.Conv2d(BLOCK_VALUES, latent, 1, bias=False)
-        nn.init.orthogonal_(self.linear.weight)
+        self.linear = LinearLapped(latent, coarse)
         self.stem = nn.Conv2d(192, width, 1)
         self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(blocks)))
         self.gain = LevelVectors(levels, width, knots)
@@ -43,42 +101,24 @@ class LappedAnalysis(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def blocks_of(self, x: Tensor) -> Tensor:
-        """The values that the linear transform sees, (B, 768, H/16, W/16)."""
-        return F.pixel_unshuffle(self.lapped(x - 0.5), STRIDE)
-
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         hidden = self.blocks(self.stem(F.pixel_unshuffle(x - 0.5, 8))) * self.gain(level).exp()[:, :, None, None]
-        return self.linear(self.blocks_of(x)) + self.head(F.pixel_unshuffle(hidden, 2))
-
-    @torch.no_grad()
-    def initialise(self, images: Tensor) -> Tensor:
-        """Set the linear transform from images (n, 3, H, W).
-
-        Returns:
-            The variances of the latent's channels, descending.
-        """
-        values = self.blocks_of(images).movedim(1, -1).reshape(-1, BLOCK_VALUES).double()
-        variances, vectors = torch.linalg.eigh(values.T @ values / len(values))
-        latent = self.linear.out_channels
-        basis = vectors.flip(1)[:, :latent].T
-        self.linear.weight.copy_(basis.float()[:, :, None, None])
-        return variances.flip(0)[:latent].clamp_min(1e-12).float()
+        return self.linear(x - 0.5) + self.head(F.pixel_unshuffle(hidden, 2))
 
 
 class LappedSynthesis(nn.Module):
     """The inverse of :class:`LappedAnalysis`, then a small network that repairs the picture.
 
-        ŷ ──1×1──depth-to-space 16──inverse lapped filter──┬─────────────────────────────────────(+)──► x̂
+        ŷ ──linear lapped synthesis──┬───────────────────────────────────────────────────────────(+)──► x̂
         └──1×1, ×2───────────(+)◄──1×1──space-to-depth 8───┘                                      │
                               └──blocks──(× gain of the level)──1×1──depth-to-space 8─────────────┘
     """
 
-    def __init__(self, latent: int, width: int, blocks: int, levels: int = 64, knots: int = 8):
+    multiple = STRIDE * PATCH
+
+    def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8):
         super().__init__()
-        self.lapped = LappedFilter(STRIDE)
-        self.linear = nn.Conv2d(latent, BLOCK_VALUES, 1, bias=False)
-        nn.init.orthogonal_(self.linear.weight)
+        self.linear = LinearLapped(latent, coarse, inverse=True)
         self.stem = nn.Conv2d(192, width, 1)
         self.latent_stem = nn.Conv2d(latent, 4 * width, 1)
         self.level_bias = LevelVectors(levels, width, knots)
@@ -90,15 +130,10 @@ class LappedSynthesis(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        linear = self.lapped.inverse(F.pixel_shuffle(self.linear(y_hat), STRIDE))
+        linear = self.linear(y_hat)
         hidden = self.stem(F.pixel_unshuffle(linear, 8)) + F.pixel_shuffle(self.latent_stem(y_hat), 2)
         hidden = self.blocks(hidden + self.level_bias(level)[:, :, None, None]) * self.gain(level).exp()[:, :, None, None]
         return linear + F.pixel_shuffle(self.head(hidden), 8) + 0.5
-
-    @torch.no_grad()
-    def initialise(self, analysis: LappedAnalysis) -> None:
-        """Set the linear part to the transpose of an orthonormal analysis."""
-        self.linear.weight.copy_(analysis.linear.weight.transpose(0, 1))
 
 
 class GDNAnalysis(nn.Module):
@@ -106,6 +141,8 @@ class GDNAnalysis(nn.Module):
 
     Ballé, Laparra, Simoncelli 2017, https://arxiv.org/abs/1611.01704; layer sizes as in Ballé et al. 2018. GDN is CompressAI's.
     """
+
+    multiple = STRIDE
 
     def __init__(self, latent: int, width: int):
         super().__init__()
@@ -123,6 +160,8 @@ class GDNAnalysis(nn.Module):
 
 class GDNSynthesis(nn.Module):
     """The mirror of :class:`GDNAnalysis`: 5×5 transposed convolutions and inverse GDN."""
+
+    multiple = STRIDE
 
     def __init__(self, latent: int, width: int):
         super().__init__()

@@ -1,0 +1,1 @@
+"""Measuring codecs: metrics, rate–distortion sweeps, classical and published anchors, BD-rate, reports."""

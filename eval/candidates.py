@@ -1,0 +1,59 @@
+"""What can be measured: anything that turns pixels into the bytes of a file and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Encoded(NamedTuple):
+    data: bytes  # the whole file
+    symbols: Mapping[str, Tensor] | None = None  # learned codecs: what was coded
+
+
+class Decoded(NamedTuple):
+    pixels: np.ndarray  # (H, W, 3) uint8
+    symbols: Mapping[str, Tensor] | None = None
+
+
+class Candidate:
+    """A codec at a number of settings.
+
+    Attributes:
+        name: unique among the codecs of a measurement.
+        description: one line: what it is, at which options.
+        details: what identifies the codec, as JSON.
+        settings: to measure, from the smallest files to the largest.
+    """
+
+    name: str
+    description: str
+    details: dict[str, Any]
+    settings: Sequence[float]
+
+    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
+        """(H, W, 3) uint8 RGB to the bytes of a file."""
+        raise NotImplementedError
+
+    def decode(self, data: bytes) -> Decoded:
+        """Undo :meth:`encode`."""
+        raise NotImplementedError
+
+    def estimated_bits(self, pixels: np.ndarray, setting: float) -> float | None:
+        """What the codec's own probabilities say the streams should cost, if it has any."""
+        return None
+
+    def header_bytes(self, data: bytes) -> int | None:
+        """What a file holds beyond the coded streams, if known."""
+        return None
+
+    def spread(self, points: int | None) -> list[float]:
+        """``points`` of the settings, evenly chosen, first and last among them; all of them by default."""
+        if points is None or points >= len(self.settings):
+            return list(self.settings)
+        return [self.settings[round(i)] for i in np.linspace(0, len(self.settings) - 1, points)]

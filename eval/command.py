@@ -1,0 +1,118 @@
+"""``neuralcodec eval``: measure codecs side by side. Importing this is cheap: ``neuralcodec --help`` does it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+EPILOG = """\
+examples:
+  neuralcodec eval kodak --codec image-tiny --codec jpeg --codec webp -o results
+  neuralcodec eval photos/ --codec my-weights.safetensors --codec jpeg --anchor jpeg
+  neuralcodec eval kodak --codec image-tiny --published vtm-18.0 mbt2018-mean --anchor vtm-18.0 -o results
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("dataset", help="kodak, or a folder of images")
+    add("--codec", action="append", default=[], metavar="NAME", help="a model, a weights file, jpeg or webp; may be repeated")
+    add("--published", nargs="+", action="extend", default=[], metavar="NAME", help="published curves to show beside; 'list' names them")
+    add("--anchor", metavar="NAME", help="codec or published curve that BD-rates refer to (default: the first classical codec)")
+    add("--points", type=_positive, metavar="N", help="settings of each codec, evenly spread (default: 8 of models, all of others)")
+    add("--levels", type=_numbers, metavar="A,B,…", help="rate levels of models, instead of --points")
+    add("--limit", type=_positive, metavar="N", help="the first N images only")
+    add("--root", metavar="DIR", help="where the dataset is, if not below NEURALCODEC_DATA")
+    add("-o", "--output", metavar="DIR", help="write results.json, rd.csv and rd.png here")
+    add("-f", "--force", action="store_true", help="overwrite earlier results")
+
+
+def run(args: argparse.Namespace) -> int:
+    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.eval.results import ResultsError
+
+    try:
+        return _run(args)
+    except (CodecError, ResultsError, OSError) as error:
+        print(f"neuralcodec eval: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.eval import curves, show, sweep
+    from neuralcodec.eval.metrics import DEFINITIONS
+    from neuralcodec.eval.results import Results
+
+    if args.published == ["list"]:
+        for name in curves.PUBLISHED:
+            curve = curves.published(name)
+            print(f"{name:22} {curve.description}; {curve.source}")
+        return 0
+    if unknown := [name for name in args.published if name not in curves.PUBLISHED]:
+        raise CodecError(f"there is no published curve {unknown[0]!r}; there are {', '.join(curves.PUBLISHED)}")
+    if not args.codec:
+        raise CodecError("name at least one codec with --codec")
+    output = Path(args.output) if args.output else None
+    if output and (output / "results.json").exists() and not args.force:
+        raise CodecError(f"{output / 'results.json'} exists; -f overwrites it")
+
+    codecs = [sweep.candidate(name, args.levels) for name in dict.fromkeys(args.codec)]
+    names = [codec.name for codec in codecs]
+    if len(set(names)) < len(names):
+        raise CodecError(f"two of the codecs have the same name: {', '.join(names)}")
+    chosen = sweep.images(args.dataset, args.root, args.limit)
+    dataset = sweep.describe(args.dataset, chosen)
+    wanted = list(dict.fromkeys(args.published))
+    if args.anchor and args.anchor not in (*names, *wanted):
+        if args.anchor not in curves.PUBLISHED:
+            raise CodecError(f"the anchor {args.anchor!r} is neither measured here nor one of {', '.join(curves.PUBLISHED)}")
+        wanted.append(args.anchor)
+    if wanted and not curves.whole_kodak(dataset):
+        raise CodecError("published curves are means over the 24 Kodak images; beside other images they would mislead")
+
+    environment = sweep.environment()
+    with show.Progress() as progress:
+        tasks = [progress.task(codec.name, len(chosen) * len(codec.spread(args.points))) for codec in codecs]
+        measured = [sweep.measure(codec, chosen, args.points, advance) for codec, advance in zip(codecs, tasks)]
+    all_curves = [*measured, *(curves.published(name) for name in wanted)]
+    anchor = _anchor(args.anchor, all_curves)
+    comparisons = [curves.bd_rate(curve, anchor) for curve in all_curves if curve is not anchor]
+    results = Results(dataset, DEFINITIONS, environment, all_curves, comparisons)
+
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        results.save(output / "results.json")
+        results.save_csv(output / "rd.csv")
+        show.plot(results, output / "rd.png")
+    show.table(results, anchor)
+    if output:
+        print(f"wrote results.json, rd.csv and rd.png to {output}", file=sys.stderr)
+    if wrong := [curve.name for curve in measured if any(point.symbols_equal is False for point in curve.points)]:
+        raise CodecError(f"files of {', '.join(wrong)} did not decode to what was encoded")
+    return 0
+
+
+def _anchor(name: str | None, all_curves):
+    """The named curve, measured before published; else the first classical codec, else the first published curve, else the first."""
+    if name:
+        return next(curve for curve in all_curves if curve.name == name)
+    from neuralcodec.eval.classical import CLASSICAL
+
+    classical = [curve for curve in all_curves if curve.kind == "measured" and curve.name in CLASSICAL]
+    published = [curve for curve in all_curves if curve.kind == "published"]
+    return [*classical, *published, *all_curves][0]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]

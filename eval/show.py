@@ -1,0 +1,119 @@
+"""Results for people: a progress bar, tables in the terminal, a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import rich.progress
+from rich.console import Console
+from rich.table import Table
+
+from neuralcodec.eval.results import Comparison, Curve, Results
+
+
+class Progress(rich.progress.Progress):
+    """One line for each codec, with the time left, on stderr."""
+
+    def __init__(self):
+        columns = (
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(),
+        )
+        super().__init__(*columns, console=Console(stderr=True))
+
+    def task(self, name: str, total: int) -> Callable[[], None]:
+        """A function that moves the line of ``name`` on by one file. Its clock starts with the first."""
+        identifier = self.add_task(name, start=False, total=total)
+
+        def advance() -> None:
+            self.start_task(identifier)
+            self.advance(identifier)
+
+        return advance
+
+
+def table(results: Results, anchor: Curve, console: Console | None = None) -> None:
+    """Every point of the measured curves, then BD-rates against the anchor."""
+    console = console or Console()
+    dataset = results.dataset
+    points = Table(title=f"{dataset.name}, {len(dataset.items)} images, means; bpp of whole files, PSNR of 8-bit RGB")
+    points.add_column("codec")
+    for name in ("setting", "bpp", "PSNR dB", "encode s", "decode s"):
+        points.add_column(name, justify="right")
+    learned = any(point.estimated_bpp is not None for curve in results.curves for point in curve.points)
+    if learned:
+        points.add_column("bpp / estimate", justify="right")
+        points.add_column("decoded = encoded")
+    for curve in results.curves:
+        if curve.kind == "measured":
+            for point in curve.points:
+                row = [curve.name, f"{point.setting:g}", f"{point.bpp:.4f}", f"{point.quality['psnr_rgb']:.2f}"]
+                row += [f"{point.encode_seconds:.3f}", f"{point.decode_seconds:.3f}"]
+                if learned:
+                    row.append(f"{point.bpp / point.estimated_bpp:.4f}" if point.estimated_bpp else "")
+                    row.append({True: "yes", False: "NO", None: ""}[point.symbols_equal])
+                points.add_row(*row)
+            points.add_section()
+    console.print(points)
+
+    rates = Table(title=f"BD-rate against {anchor.label}, RGB PSNR (negative: fewer bits at equal quality)")
+    rates.add_column("codec")
+    for name in ("BD-rate", "quality range", "encode s", "decode s"):
+        rates.add_column(name, justify="right")
+    rates.add_column("note", overflow="fold")
+    by_name = {(curve.name, curve.kind): curve for curve in results.curves}
+    for comparison in results.comparisons:
+        curve = by_name[comparison.curve, comparison.curve_kind]
+        seconds = [_mean_seconds(curve, name) for name in ("encode_seconds", "decode_seconds")]
+        rates.add_row(curve.label, percent(comparison), _range(comparison), *seconds, comparison.note)
+    console.print(rates)
+
+
+def percent(comparison: Comparison) -> str:
+    return "none" if comparison.bd_rate is None else f"{comparison.bd_rate:+.1f} %"
+
+
+def _range(comparison: Comparison) -> str:
+    return "" if comparison.low is None else f"{comparison.low:.2f}…{comparison.high:.2f} dB"
+
+
+def _mean_seconds(curve: Curve, name: str) -> str:
+    values = [getattr(point, name) for point in curve.points]
+    return "" if None in values else f"{sum(values) / len(values):.3f}"
+
+
+def plot(results: Results, path: str | Path) -> None:
+    """RGB PSNR over bits per pixel (logarithmic); measured curves solid, published ones dashed and named so."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    for curve in results.curves:
+        x, y = zip(*((point.bpp, point.quality["psnr_rgb"]) for point in curve.points))
+        draw = partial(axes.plot, x, y, label=curve.label)
+        if curve.kind == "measured":
+            draw(marker="o", markersize=4)
+        else:
+            draw(linestyle="--", linewidth=1, alpha=0.8)
+    measured = [point.bpp for curve in results.curves if curve.kind == "measured" for point in curve.points]
+    axes.set_xscale("log")
+    axes.set_xlim(min(measured) / 1.15, max(measured) * 1.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("bits per pixel (whole file)")
+    axes.set_ylabel("PSNR, dB (8-bit RGB, mean over images)")
+    axes.set_title(f"{results.dataset.name}, {len(results.dataset.items)} images")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)

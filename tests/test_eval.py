@@ -1,0 +1,233 @@
+"""Measuring codecs: files are counted whole, BD-rates mean what they say, and results are complete and readable."""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neuralcodec.codecs.base import build
+from neuralcodec.eval import command, curves, metrics, results, sweep
+from neuralcodec.eval.classical import CLASSICAL
+from neuralcodec.eval.learned import Learned
+from neuralcodec.eval.results import Curve, Item, Point
+from neuralcodec.train import freeze_and_save
+
+TINY = {
+    "class_path": "neuralcodec.codecs.image.Hyperprior",
+    "init_args": {
+        "analysis": {
+            "class_path": "neuralcodec.codecs.image.transforms.LappedAnalysis",
+            "init_args": {"latent": 24, "width": 16, "blocks": 1},
+        },
+        "synthesis": {
+            "class_path": "neuralcodec.codecs.image.transforms.LappedSynthesis",
+            "init_args": {"latent": 24, "width": 16, "blocks": 1},
+        },
+        "latent": 24,
+        "hyper_channels": 8,
+        "patterns": 8,
+        "hyper_width": 16,
+    },
+}
+
+
+def picture(seed: int = 0, height: int = 48, width: int = 72) -> np.ndarray:
+    """Smooth shapes and a little noise, (height, width, 3) uint8."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.02, 0.3, (3, 3))]
+    return np.clip(128 + 60 * np.stack(waves, -1) + random.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images")
+    for seed in range(2):
+        Image.fromarray(picture(seed)).save(path / f"picture{seed}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    freeze_and_save(build(TINY), path, {})
+    return path
+
+
+def curve(rates, qualities, name="a", kind="measured"):
+    return Curve(name, kind, "", [Point(None, rate, {"psnr_rgb": quality}) for rate, quality in zip(rates, qualities)])
+
+
+def evaluate(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+RATES, QUALITIES = (0.1, 0.2, 0.4, 0.8, 1.6), (28.0, 30.5, 33.0, 36.0, 39.5)
+
+
+def test_a_curve_costs_nothing_more_than_itself():
+    result = curves.bd_rate(curve(RATES, QUALITIES), curve(RATES, QUALITIES, "b"))
+    assert result.bd_rate == pytest.approx(0, abs=1e-9)
+    assert (result.low, result.high) == (28.0, 39.5)
+
+
+def test_half_the_rate_is_minus_fifty_percent():
+    halved = curve([rate / 2 for rate in RATES], QUALITIES)
+    assert curves.bd_rate(halved, curve(RATES, QUALITIES, "b")).bd_rate == pytest.approx(-50)
+
+
+def test_curves_of_different_lengths_and_orders_are_compared():
+    shuffled = curve(RATES[::-1], QUALITIES[::-1])
+    assert curves.bd_rate(shuffled, curve(RATES[:4], QUALITIES[:4], "b")).bd_rate == pytest.approx(0, abs=1)
+
+
+def test_no_bd_rate_without_overlap():
+    result = curves.bd_rate(curve(RATES, [quality - 20 for quality in QUALITIES]), curve(RATES, QUALITIES, "b"))
+    assert result.bd_rate is None
+    assert "do not overlap" in result.note and "28…39.5" in result.note
+
+
+def test_no_bd_rate_from_three_points():
+    result = curves.bd_rate(curve(RATES[:3], QUALITIES[:3]), curve(RATES, QUALITIES, "b"))
+    assert result.bd_rate is None and "4 points" in result.note
+
+
+def test_points_that_cost_more_and_give_no_more_are_left_out_and_named():
+    bent = curve((*RATES, 3.2), (*QUALITIES, 39.0))
+    result = curves.bd_rate(bent, curve(RATES, QUALITIES, "b"))
+    assert result.bd_rate == pytest.approx(0, abs=1e-9)
+    assert "1 point(s) of a left out" in result.note
+
+
+def test_every_published_curve_has_a_source_and_points():
+    assert {"vtm-18.0", "jpeg", "webp", "mbt2018-mean"} <= set(curves.PUBLISHED)
+    for name in curves.PUBLISHED:
+        published = curves.published(name)
+        assert published.kind == "published" and "(published)" in published.label
+        assert "@" in published.source and published.description
+        assert len(published.points) >= curves.MIN_POINTS
+        assert all(point.bpp > 0 and 15 < point.quality["psnr_rgb"] < 60 for point in published.points)
+
+
+def test_published_bd_rates_are_those_of_the_literature():
+    anchor = curves.published("vtm-18.0")
+    assert curves.bd_rate(curves.published("cheng2020-anchor"), anchor).bd_rate == pytest.approx(4.5, abs=0.1)
+    assert curves.bd_rate(curves.published("jpeg"), anchor).bd_rate == pytest.approx(233, abs=1)
+
+
+def test_psnr_by_hand():
+    flat = np.zeros((4, 4, 3), np.uint8)
+    other = flat.copy()
+    other[..., 0] = 255
+    assert metrics.psnr_of_mse(metrics.mse(flat, other)) == pytest.approx(10 * np.log10(3))
+    assert metrics.psnr_of_mse(metrics.mse(flat, flat)) == metrics.PSNR_OF_EQUAL
+
+
+@pytest.mark.parametrize("name", sorted(CLASSICAL))
+def test_classical_files_are_whole_files_and_decode_to_the_same_size(name, tmp_path):
+    codec, pixels = CLASSICAL[name], picture(height=37, width=51)
+    sizes = []
+    for setting in codec.spread(3):
+        file = sweep.measure_file(codec, Item("one", 51, 37, ""), pixels, setting)
+        path = tmp_path / f"{name}-{setting}"
+        path.write_bytes(codec.encode(pixels, setting).data)
+        assert file.file_bytes == path.stat().st_size
+        assert file.bpp == pytest.approx(path.stat().st_size * 8 / (37 * 51))
+        sizes.append(file.file_bytes)
+    assert sizes == sorted(sizes)
+    assert file.quality["psnr_rgb"] > 25
+
+
+def test_learned_files_are_counted_whole_and_agree_with_the_estimate(weights):
+    codec, pixels = Learned(str(weights)), picture(height=130, width=190)
+    file = sweep.measure_file(codec, Item("one", 190, 130, ""), pixels, codec.settings[3])
+    assert file.file_bytes == len(codec.encode(pixels, codec.settings[3]).data)
+    assert 0 < file.header_bytes <= 24
+    assert file.symbols_equal is True
+    streams = file.file_bytes - file.header_bytes
+    assert streams * 8 == pytest.approx(file.estimated_bpp * 130 * 190, rel=0.02, abs=128)
+
+
+def test_settings_are_spread_from_end_to_end(weights):
+    assert len(Learned(str(weights)).settings) == 8
+    assert Learned(str(weights)).spread(3) == [0, 31.5, 63]
+    assert Learned(str(weights), levels=[7, 3]).settings == [3, 7]
+    assert CLASSICAL["jpeg"].spread(2) == [5, 95]
+
+
+def test_results_are_written_and_read_back(folder, weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate(folder, "--codec", weights, "--codec", "jpeg", "--codec", "webp", "--points", 4, "-o", out) == 0
+    read = results.load(out / "results.json")
+    assert [each.name for each in read.curves] == ["small", "jpeg", "webp"]
+    assert [item.name for item in read.dataset.items] == ["picture0", "picture1"]
+    for measured in read.curves:
+        assert len(measured.points) == 4 and [point.bpp for point in measured.points] == sorted(point.bpp for point in measured.points)
+        for point in measured.points:
+            assert len(point.files) == 2
+            assert point.bpp == pytest.approx(np.mean([file.file_bytes * 8 / (48 * 72) for file in point.files]))
+            assert point.quality["psnr_rgb"] == pytest.approx(np.mean([file.quality["psnr_rgb"] for file in point.files]))
+            mean_mse = np.mean([file.mse_rgb for file in point.files])
+            assert point.quality["psnr_rgb_of_mean_mse"] == pytest.approx(10 * np.log10(255**2 / mean_mse))
+            assert point.encode_seconds > 0 and point.decode_seconds > 0
+    assert all(point.symbols_equal and point.estimated_bpp > 0 for point in read.curves[0].points)
+    assert {comparison.anchor for comparison in read.comparisons} == {"jpeg"}
+    assert set(read.definitions) >= {"bpp", "psnr_rgb"} and "torch" in read.environment
+    with (out / "rd.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and float(rows[0]["bpp"]) == pytest.approx(read.curves[0].points[0].bpp)
+    with Image.open(out / "rd.png") as image:
+        assert image.width > 500
+    assert "BD-rate against jpeg" in capsys.readouterr().out
+    assert not list(out.glob("*.part"))
+
+
+def test_earlier_results_are_not_overwritten_unasked(folder, tmp_path, capsys):
+    (tmp_path / "results.json").write_text("mine")
+    assert evaluate(folder, "--codec", "jpeg", "--points", 1, "-o", tmp_path) == 1
+    assert "-f" in capsys.readouterr().err and (tmp_path / "results.json").read_text() == "mine"
+    assert evaluate(folder, "--codec", "jpeg", "--points", 1, "-o", tmp_path, "-f") == 0
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == results.SCHEMA
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--codec", "nothing"], "no codec 'nothing'"),
+        ([], "--codec"),
+        (["--codec", "jpeg", "--published", "nothing"], "no published curve"),
+        (["--codec", "jpeg", "--anchor", "nothing"], "anchor"),
+        (["--codec", "jpeg", "--published", "vtm-18.0"], "Kodak"),
+        (["--codec", "jpeg", "--anchor", "vtm-18.0"], "Kodak"),
+    ],
+)
+def test_mistakes_get_one_clear_line(folder, arguments, words, capsys):
+    assert evaluate(folder, *arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_folder_without_images_is_refused(tmp_path, capsys):
+    assert evaluate(tmp_path, "--codec", "jpeg") == 1
+    assert evaluate(tmp_path / "none", "--codec", "jpeg") == 1
+    assert "no images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', "[]"])
+def test_other_files_are_no_results(text, tmp_path):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(results.ResultsError):
+        results.load(tmp_path / "results.json")
+
+
+def test_the_command_is_cheap_to_import():
+    heavy = "torch", "matplotlib", "numpy", "rich"
+    code = f"import sys, neuralcodec.eval.command; sys.exit(any(name in sys.modules for name in {heavy!r}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

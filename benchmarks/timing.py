@@ -1,0 +1,26 @@
+"""Interleaved timing: contenders take turns, so that whatever else the machine does slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleaved(contenders: Mapping[str, Callable[[], object]], repetitions: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of one call of each contender."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repetition in range(warmup + repetitions):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            if repetition >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Columns padded to their widest cell; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])

@@ -1,0 +1,130 @@
+"""Small codecs that many tests share, a picture that resembles a photograph, and a guard for the flat checkout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if any(Path(entry or ".").resolve() == ROOT for entry in sys.path):
+    raise pytest.UsageError(
+        f"{ROOT} is on sys.path, where its folders codecs and datasets hide other packages of these names: "
+        "install the project (pip install -e '.[dev]') and run `pytest`, not `python -m pytest`, without PYTHONPATH"
+    )
+
+from neuralcodec.codecs.base import Codec, build, load_weights, save_weights  # noqa: E402
+
+LAPPED = {"latent": 32, "width": 8, "blocks": 1}
+GDN = {"latent": 16, "width": 8}
+
+
+def _part(name: str, arguments: dict) -> dict:
+    return {"class_path": f"neuralcodec.codecs.image.transforms.{name}", "init_args": arguments}
+
+
+def _spec(codec: str, transforms: str, **arguments) -> dict:
+    sizes = LAPPED if transforms == "Lapped" else GDN
+    return {
+        "class_path": f"neuralcodec.codecs.image.{codec}",
+        "init_args": {
+            "analysis": _part(f"{transforms}Analysis", sizes),
+            "synthesis": _part(f"{transforms}Synthesis", sizes),
+            "latent": sizes["latent"],
+            **arguments,
+        },
+    }
+
+
+HYPER = {"hyper_channels": 6, "patterns": 8, "hyper_width": 16}
+SPECS = {
+    "mean-scale": _spec("Hyperprior", "Lapped", **HYPER),
+    "scale": _spec("Hyperprior", "Lapped", **HYPER, means=False),
+    "mean-scale-gdn": _spec("Hyperprior", "GDN", **HYPER),
+    "factorized": _spec("FactorizedPrior", "Lapped"),
+    "factorized-gdn": _spec("FactorizedPrior", "GDN"),
+    "one-level": _spec("Hyperprior", "GDN", **HYPER, levels=1, lmbda=[0.013, 0.013]),
+}
+
+
+def perturbed(spec: dict, seed: int = 0) -> Codec:
+    """A codec far enough from its initial weights that no part of it is trivially zero, in the precision that weights files store."""
+    torch.manual_seed(seed)
+    codec = build(spec)
+    with torch.no_grad():
+        for name, parameter in codec.named_parameters():
+            # Interpolation between levels, means and offsets all have to do something; GDN's own parameters must stay positive.
+            if name.startswith(("h_s.", "h_a.")) or name.endswith((".rows", "head.weight", "log_scale")):
+                parameter.add_(torch.randn_like(parameter) * (3.0 if "h_s.offset" in name else 0.15))
+        for name, tensor in codec.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(codec.storage_dtype(name, tensor)))
+    codec.requires_grad_(False)
+    codec.freeze()
+    return codec
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Callable[[str], Path]:
+    """The weights file of a small codec, by its kind."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def file(kind: str) -> Path:
+        path = folder / f"{kind}.safetensors"
+        if not path.exists():
+            save_weights(perturbed(SPECS[kind]), path)
+        return path
+
+    return file
+
+
+@pytest.fixture(scope="session")
+def small(weights) -> Callable[[str], Codec]:
+    """A small codec, loaded from its weights file, by its kind. Shared: leave it as it is."""
+    loaded: dict[str, Codec] = {}
+
+    def codec(kind: str) -> Codec:
+        if kind not in loaded:
+            loaded[kind] = load_weights(weights(kind))
+        return loaded[kind]
+
+    return codec
+
+
+@pytest.fixture(params=list(SPECS))
+def codec(request, small) -> Codec:
+    """Every kind of small codec in turn. Shared: leave it as it is."""
+    return small(request.param)
+
+
+def synthetic_picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """Smooth areas, edges and fine texture with about the spectrum of photographs, (1, 3, height, width) in 0…1."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.zeros(1, 3, height, width)
+    for power in range(1, 9):
+        octave = torch.randn(1, 1, 2**power, 2**power, generator=generator) + 0.3 * torch.randn(1, 3, 2**power, 2**power, generator=generator)
+        x = x + F.interpolate(octave, (height, width), mode="bilinear", align_corners=False) * 0.4 / 2 ** (0.9 * power)
+    rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)
+    x = x + 0.25 * (rows + 0.5 * columns > 0.8) - 0.2 * ((rows - 0.4) ** 2 + (columns - 0.6) ** 2 < 0.05)
+    return (torch.round((x * 0.7 + 0.5).clamp(0, 1) * 255) / 255).float()
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Tensor]:
+    return synthetic_picture
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real images, speech and video."""
+    folder = os.environ.get("NEURALCODEC_DATA")
+    if not folder:
+        pytest.skip("NEURALCODEC_DATA is not set: it names a folder with train/ and eval/")
+    return Path(folder)

@@ -29,12 +29,14 @@ class Candidate:
         description: one line: what it is, at which options.
         details: what identifies the codec, as JSON.
         settings: to measure, from the smallest files to the largest.
+        missing: the package that is not installed and without which the codec does not work.
     """
 
     name: str
     description: str
     details: dict[str, Any]
     settings: Sequence[float]
+    missing: str | None = None
 
     def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
         """(H, W, 3) uint8 RGB to the bytes of a file."""

@@ -19,7 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     add("dataset", help="kodak, or a folder of images")
-    add("--codec", action="append", default=[], metavar="NAME", help="a model, a weights file, jpeg or webp; may be repeated")
+    add(
+        "--codec",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a model, a weights file, jpeg, webp, jpeg2000, jpegxl, avif, avif-420, hevc, or classical for all these; repeatable",
+    )
     add("--published", nargs="+", action="extend", default=[], metavar="NAME", help="published curves to show beside; 'list' names them")
     add("--anchor", metavar="NAME", help="codec or published curve that BD-rates refer to (default: the first classical codec)")
     add("--points", type=_positive, metavar="N", help="settings of each codec, evenly spread (default: 8 of models, all of others)")
@@ -60,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     if output and (output / "results.json").exists() and not args.force:
         raise CodecError(f"{output / 'results.json'} exists; -f overwrites it")
 
-    codecs = [sweep.candidate(name, args.levels) for name in dict.fromkeys(args.codec)]
+    codecs = _candidates(args.codec, args.levels)
     names = [codec.name for codec in codecs]
     if len(set(names)) < len(names):
         raise CodecError(f"two of the codecs have the same name: {', '.join(names)}")
@@ -94,6 +100,25 @@ def _run(args: argparse.Namespace) -> int:
     if wrong := [curve.name for curve in measured if any(point.symbols_equal is False for point in curve.points)]:
         raise CodecError(f"files of {', '.join(wrong)} did not decode to what was encoded")
     return 0
+
+
+def _candidates(wanted: list[str], levels: list[float] | None):
+    """In the order asked for, ``classical`` expanded, those whose libraries are missing named and left out."""
+    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.eval import sweep
+    from neuralcodec.eval.classical import CLASSICAL
+
+    expanded = [each for name in wanted for each in (CLASSICAL if name == "classical" else [name])]
+    codecs = []
+    for name in dict.fromkeys(expanded):
+        codec = sweep.candidate(name, levels)
+        if codec.missing:
+            print(f"neuralcodec eval: {name} left out; it needs {codec.missing} (pip install 'neuralcodec[measure]')", file=sys.stderr)
+        else:
+            codecs.append(codec)
+    if not codecs:
+        raise CodecError("there is no codec left to measure")
+    return codecs
 
 
 def _anchor(name: str | None, all_curves):

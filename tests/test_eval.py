@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from neuralcodec.codecs.base import build
-from neuralcodec.eval import command, curves, metrics, results, sweep
+from neuralcodec.eval import colour, command, curves, metrics, results, sweep
 from neuralcodec.eval.classical import CLASSICAL
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.results import Curve, Item, Point
@@ -133,6 +133,8 @@ def test_psnr_by_hand():
 @pytest.mark.parametrize("name", sorted(CLASSICAL))
 def test_classical_files_are_whole_files_and_decode_to_the_same_size(name, tmp_path):
     codec, pixels = CLASSICAL[name], picture(height=37, width=51)
+    if codec.missing:
+        pytest.skip(f"needs {codec.missing}")
     sizes = []
     for setting in codec.spread(3):
         file = sweep.measure_file(codec, Item("one", 51, 37, ""), pixels, setting)
@@ -143,6 +145,21 @@ def test_classical_files_are_whole_files_and_decode_to_the_same_size(name, tmp_p
         sizes.append(file.file_bytes)
     assert sizes == sorted(sizes)
     assert file.quality["psnr_rgb"] > 25
+
+
+def test_conversion_at_ten_bits_gives_rgb_back():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(colour.to_rgb(colour.to_ycbcr(pixels)), pixels)
+    corners = np.array([[[0, 0, 0], [255, 255, 255], [0, 0, 255]]], np.uint8)
+    assert colour.to_ycbcr(corners).tolist() == [[[0, 512, 512], [1023, 512, 512], [74, 1023, 465]]]
+
+
+def test_a_codec_whose_library_is_missing_is_named_and_skipped(folder, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert evaluate(folder, "--codec", "jpeg", "--codec", "avif", "--points", 1) == 0
+    captured = capsys.readouterr()
+    assert "avif left out; it needs imagecodecs" in captured.err and "avif" not in captured.out
+    assert evaluate(folder, "--codec", "avif") == 1
 
 
 def test_learned_files_are_counted_whole_and_agree_with_the_estimate(weights):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,11 @@ class Candidate:
     settings: Sequence[float]
     missing: str | None = None
 
+    @property
+    def origin(self) -> str:
+        """What :func:`candidate` makes it from."""
+        return self.name
+
     def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
         """(H, W, 3) uint8 RGB to the bytes of a file."""
         raise NotImplementedError
@@ -59,3 +65,26 @@ class Candidate:
         if points is None or points >= len(self.settings):
             return list(self.settings)
         return [self.settings[round(i)] for i in np.linspace(0, len(self.settings) - 1, points)]
+
+
+def candidate(name: str, levels: Sequence[float] | None = None) -> Candidate:
+    """A classical codec by name, a model by name, or a weights file. Only a model imports torch.
+
+    Args:
+        levels: settings of a model.
+
+    Raises:
+        CodecError: none of these.
+    """
+    from neuralcodec.codecs import WEIGHTS
+    from neuralcodec.eval.classical import CLASSICAL
+
+    if name in CLASSICAL:
+        return CLASSICAL[name]
+    if name in WEIGHTS or Path(name).is_file():
+        from neuralcodec.eval.learned import Learned
+
+        return Learned(name, levels)
+    from neuralcodec.codecs.base import CodecError
+
+    raise CodecError(f"there is no codec {name!r}: neither a weights file nor one of {', '.join([*WEIGHTS, *CLASSICAL])}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 EPILOG = """\
@@ -33,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_positive, metavar="N", help="the first N images only")
     add("--root", metavar="DIR", help="where the dataset is, if not below NEURALCODEC_DATA")
     add("-o", "--output", metavar="DIR", help="write results.json, rd.csv and rd.png here")
+    add("--cost", action="store_true", help="also parameters, multiply-accumulates per pixel and peak memory, on the first image")
+    add("--jobs", type=_positive, default=1, metavar="N", help="measure N files at a time; encode and decode times then mean little")
+    add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
     add("-f", "--force", action="store_true", help="overwrite earlier results")
 
 
@@ -49,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from neuralcodec.codecs.base import CodecError
-    from neuralcodec.eval import curves, show, sweep
+    from neuralcodec.eval import cost, curves, show, sweep
     from neuralcodec.eval.metrics import DEFINITIONS
     from neuralcodec.eval.results import Results
+    from neuralcodec.eval.store import Store
 
     if args.published == ["list"]:
         for name in curves.PUBLISHED:
@@ -80,13 +86,22 @@ def _run(args: argparse.Namespace) -> int:
     if wanted and not curves.whole_kodak(dataset):
         raise CodecError("published curves are means over the 24 Kodak images; beside other images they would mislead")
 
-    environment = sweep.environment()
-    with show.Progress() as progress:
+    environment = sweep.environment(args.jobs)
+    conditions = {name: environment[name] for name in ("torch", "processor", "threads", "jobs")}
+    store = Store(output / "files.jsonl", conditions, args.fresh) if output else None
+    measured = []
+    with show.Progress() as progress, contextlib.ExitStack() as stack:
+        if pool := sweep.pool_of(args.jobs):
+            stack.enter_context(pool)
         tasks = [progress.task(codec.name, len(chosen) * len(codec.spread(args.points))) for codec in codecs]
-        measured = [sweep.measure(codec, chosen, args.points, advance) for codec, advance in zip(codecs, tasks)]
+        for codec, advance in zip(codecs, tasks):
+            curve = sweep.measure(codec, chosen, args.points, advance, store, pool)
+            if args.cost:
+                curve.details["cost"] = asdict(cost.cost(codec, chosen[0].path))
+            measured.append(curve)
     all_curves = [*measured, *(curves.published(name) for name in wanted)]
     anchor = _anchor(args.anchor, all_curves)
-    comparisons = [curves.bd_rate(curve, anchor) for curve in all_curves if curve is not anchor]
+    comparisons = curves.compare(all_curves, anchor)
     results = Results(dataset, DEFINITIONS, environment, all_curves, comparisons)
 
     if output:
@@ -105,13 +120,13 @@ def _run(args: argparse.Namespace) -> int:
 def _candidates(wanted: list[str], levels: list[float] | None):
     """In the order asked for, ``classical`` expanded, those whose libraries are missing named and left out."""
     from neuralcodec.codecs.base import CodecError
-    from neuralcodec.eval import sweep
+    from neuralcodec.eval.candidates import candidate
     from neuralcodec.eval.classical import CLASSICAL
 
     expanded = [each for name in wanted for each in (CLASSICAL if name == "classical" else [name])]
     codecs = []
     for name in dict.fromkeys(expanded):
-        codec = sweep.candidate(name, levels)
+        codec = candidate(name, levels)
         if codec.missing:
             print(f"neuralcodec eval: {name} left out; it needs {codec.missing} (pip install 'neuralcodec[measure]')", file=sys.stderr)
         else:

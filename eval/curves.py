@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from neuralcodec.eval.metrics import decibels
 from neuralcodec.eval.results import Comparison, Curve, Dataset, Point
 
 PUBLISHED = {path.stem: path for path in sorted((Path(__file__).parent / "anchors" / "image").glob("*.json"))}
 METRICS = {"psnr-rgb": "psnr_rgb", "ms-ssim-rgb": "ms_ssim_rgb"}  # as anchor files name them: as results do
 KODAK_ITEMS = 24
+COMPARED = ("psnr_rgb", "ms_ssim_rgb_db", "psnr_yuv611")  # metrics that get BD-rates
 MIN_POINTS = 4
 FULL_OVERLAP = 0.75  # share of both curves' range below which a BD-rate gets a note
 
@@ -29,6 +31,8 @@ def published(name: str) -> Curve:
     content = json.loads(PUBLISHED[name].read_text(encoding="utf-8"))
     results = content["results"]
     metrics = {ours: results[theirs] for theirs, ours in METRICS.items() if theirs in results}
+    if "ms_ssim_rgb" in metrics:
+        metrics["ms_ssim_rgb_db"] = [decibels(value) for value in metrics["ms_ssim_rgb"]]
     points = [Point(None, bpp, {metric: values[i] for metric, values in metrics.items()}) for i, bpp in enumerate(results["bpp"])]
     details = {"dataset": content["dataset"]} | ({"reference": content["reference"]} if "reference" in content else {})
     return Curve(name, "published", content["description"], points, content["source"], details)
@@ -72,6 +76,17 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str = "psnr_rgb") -> Comparison
         if dropped := len(side.points) - len(kept):
             notes.append(f"{dropped} point(s) of {side.label} left out that cost more and give no more")
     return verdict(value, low, high, "; ".join(notes))
+
+
+def compare(all_curves: Sequence[Curve], anchor: Curve) -> list[Comparison]:
+    """BD-rates of all other curves by RGB PSNR, and by the other metrics that both curves have."""
+    return [
+        bd_rate(curve, anchor, metric)
+        for metric in COMPARED
+        for curve in all_curves
+        if curve is not anchor
+        and (metric == COMPARED[0] or all(metric in point.quality for each in (curve, anchor) for point in each.points))
+    ]
 
 
 def _increasing(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

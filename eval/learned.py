@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from neuralcodec.codecs.base import CodecError, parameter_count
 from neuralcodec.codecs.files import decode_signal, encode_signal, load
-from neuralcodec.datasets.images import to_pixels, to_tensor
 from neuralcodec.entropy import container
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded
 
@@ -28,6 +28,7 @@ class Learned(Candidate):
     """
 
     def __init__(self, model: str, levels: Sequence[float] | None = None):
+        self.model = str(model)
         self.codec = load(model)
         if self.codec.modality != "image":
             raise CodecError(f"{model} is a codec of {self.codec.modality}, not of images")
@@ -44,6 +45,10 @@ class Learned(Candidate):
             "parameters": parameter_count(self.codec),
             "training_steps": self.codec.metadata.get("steps"),
         }
+
+    @property
+    def origin(self) -> str:
+        return self.model
 
     def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
         return Encoded(*encode_signal(self.codec, to_tensor(pixels), setting))
@@ -65,3 +70,13 @@ class Learned(Candidate):
 
     def _rounded(self, levels: Iterable[float]) -> list[float]:
         return sorted({self.codec.nearest_level(level) for level in levels})
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, H, W) in 0…1."""
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def to_pixels(x: Tensor) -> np.ndarray:
+    """(1, 3, H, W), clipped and rounded, to (H, W, 3) uint8."""
+    return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

@@ -6,14 +6,24 @@ import math
 
 import numpy as np
 import torch
+from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from neuralcodec.eval import colour
+
+MS_SSIM_SIDE = 160  # an image must be larger for five scales of an 11-tap window
 PSNR_OF_EQUAL = 99.0  # dB, where nothing differs
 
 DEFINITIONS = {
     "bpp": "bits of the whole file, header and checksum included, per pixel; mean over images",
     "psnr_rgb": "dB; 10·log10(255² / MSE), MSE over all samples of the 8-bit R, G and B planes of one image; mean over images; 99 if equal",
     "psnr_rgb_of_mean_mse": "dB; as psnr_rgb, of the mean of the images' MSE",
+    "psnr_y": "dB; of the luma plane of unrounded full-range BT.709 Y'CbCr of the 8-bit RGB image; mean over images",
+    "psnr_u": "dB; as psnr_y, of Cb",
+    "psnr_v": "dB; as psnr_y, of Cr",
+    "psnr_yuv611": "dB; (6 psnr_y + psnr_u + psnr_v) / 8, chroma at full resolution; mean over images",
+    "ms_ssim_rgb": "Wang et al. 2003, five scales, 8-bit R, G, B; mean over planes and images (pytorch-msssim); sides above 160 only",
+    "ms_ssim_rgb_db": "dB; -10·log10(1 - ms_ssim_rgb), of the mean over images",
     "encode_seconds": "wall clock, from 8-bit RGB in memory to the bytes of a file; mean over images",
     "decode_seconds": "wall clock, from the bytes of a file to 8-bit RGB in memory; mean over images",
     "estimated_bpp": "bits per pixel by the codec's own probabilities, without coding; mean over images",
@@ -44,3 +54,25 @@ def mse(pixels: np.ndarray, pixels_hat: np.ndarray) -> float:
 def psnr_of_mse(mse: float, peak: float = 255.0) -> float:
     """dB; 99 for an error of zero."""
     return 10 * math.log10(peak**2 / mse) if mse else PSNR_OF_EQUAL
+
+
+@torch.inference_mode()
+def quality(pixels: np.ndarray, pixels_hat: np.ndarray) -> dict[str, float]:
+    """Every metric of one image, by the names of :data:`DEFINITIONS`; MS-SSIM only where the image is large enough.
+
+    Args:
+        pixels, pixels_hat: (H, W, 3) uint8 RGB.
+    """
+    values = {"psnr_rgb": psnr_of_mse(mse(pixels, pixels_hat))}
+    errors = np.square(colour.planes(pixels) - colour.planes(pixels_hat)).mean((0, 1))
+    y, u, v = (psnr_of_mse(float(error), peak=1.0) if error > 1e-12 else PSNR_OF_EQUAL for error in errors)
+    values |= {"psnr_y": y, "psnr_u": u, "psnr_v": v, "psnr_yuv611": (6 * y + u + v) / 8}
+    if min(pixels.shape[:2]) > MS_SSIM_SIDE:
+        x, x_hat = (torch.from_numpy(np.array(each)).permute(2, 0, 1)[None].float() for each in (pixels, pixels_hat))
+        values["ms_ssim_rgb"] = float(ms_ssim(x, x_hat, data_range=255))
+    return values
+
+
+def decibels(similarity: float) -> float:
+    """-10·log10(1 - similarity); 99 for equality."""
+    return -10 * math.log10(1 - similarity) if similarity < 1 - 1e-9 else PSNR_OF_EQUAL

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from neuralcodec.eval.results import Comparison, Curve, Results
 
+METRIC_NAMES = {"psnr_rgb": "PSNR, RGB", "ms_ssim_rgb_db": "MS-SSIM, RGB, dB", "psnr_yuv611": "PSNR, YUV 6:1:1"}
+
 
 class Progress(rich.progress.Progress):
     """One line for each codec, with the time left, on stderr."""
@@ -62,30 +64,38 @@ def table(results: Results, anchor: Curve, console: Console | None = None) -> No
             points.add_section()
     console.print(points)
 
-    rates = Table(title=f"BD-rate against {anchor.label}, RGB PSNR (negative: fewer bits at equal quality)")
+    rates = Table(title=f"BD-rate against {anchor.label} (negative: fewer bits at equal quality)")
     rates.add_column("codec")
-    for name in ("BD-rate", "quality range", "encode s", "decode s"):
-        rates.add_column(name, justify="right")
+    shown = [metric for metric in METRIC_NAMES if any(comparison.metric == metric for comparison in results.comparisons)]
+    for metric in shown:
+        rates.add_column(METRIC_NAMES[metric], justify="right")
     rates.add_column("note", overflow="fold")
-    by_name = {(curve.name, curve.kind): curve for curve in results.curves}
-    for comparison in results.comparisons:
-        curve = by_name[comparison.curve, comparison.curve_kind]
-        seconds = [_mean_seconds(curve, name) for name in ("encode_seconds", "decode_seconds")]
-        rates.add_row(curve.label, percent(comparison), _range(comparison), *seconds, comparison.note)
+    found = {(each.curve, each.curve_kind, each.metric): each for each in results.comparisons}
+    for curve in results.curves:
+        of_curve = [found.get((curve.name, curve.kind, metric)) for metric in shown]
+        if any(of_curve):
+            cells = [f"{percent(each)}\n{quality_range(each)}" if each else "" for each in of_curve]
+            rates.add_row(curve.label, *cells, of_curve[0].note if of_curve[0] else "")
     console.print(rates)
+
+    if any("cost" in curve.details for curve in results.curves):
+        costs = Table(title="Cost of one image; peak memory is a fresh process's, libraries included")
+        costs.add_column("codec")
+        for name in ("M parameters", "kMAC/pixel encode", "decode", "peak MiB encode", "decode"):
+            costs.add_column(name, justify="right")
+        for curve in results.curves:
+            if cost := curve.details.get("cost"):
+                values = [cost["parameters"] and cost["parameters"] / 1e6, *list(cost.values())[1:]]
+                costs.add_row(curve.name, *("" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values))
+        console.print(costs)
 
 
 def percent(comparison: Comparison) -> str:
     return "none" if comparison.bd_rate is None else f"{comparison.bd_rate:+.1f} %"
 
 
-def _range(comparison: Comparison) -> str:
+def quality_range(comparison: Comparison) -> str:
     return "" if comparison.low is None else f"{comparison.low:.2f}…{comparison.high:.2f} dB"
-
-
-def _mean_seconds(curve: Curve, name: str) -> str:
-    values = [getattr(point, name) for point in curve.points]
-    return "" if None in values else f"{sum(values) / len(values):.3f}"
 
 
 def plot(results: Results, path: str | Path) -> None:

@@ -1,51 +1,39 @@
 """A rate–distortion sweep: every candidate, at every setting, on every image, one file at a time.
 
-Nothing runs beside a candidate, so that its times are its own. The first image is coded once before the clock starts, since libraries load
-and memory warms on first use.
+Unless several jobs are asked for, nothing runs beside a candidate, so that its times are its own. The first image is coded once before the
+clock starts, since libraries load and memory warms on first use.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from neuralcodec.codecs import WEIGHTS
 from neuralcodec.codecs.base import CodecError
 from neuralcodec.datasets.images import kodak_folder, list_images, read_rgb, resolve_folder
 from neuralcodec.eval import metrics
-from neuralcodec.eval.candidates import Candidate
-from neuralcodec.eval.classical import CLASSICAL
-from neuralcodec.eval.learned import Learned
+from neuralcodec.eval.candidates import Candidate, candidate
 from neuralcodec.eval.results import Curve, Dataset, File, Item, Point
+from neuralcodec.eval.store import Store
 
-LIBRARIES = ("neuralcodec", "torch", "numpy", "pillow", "constriction", "bjontegaard")
+LIBRARIES = ("neuralcodec", "torch", "numpy", "pillow", "av", "imagecodecs", "constriction", "bjontegaard", "pytorch-msssim")
 
 
 class Image(NamedTuple):
     item: Item
     path: Path
-
-
-def candidate(name: str, levels: Sequence[float] | None = None) -> Candidate:
-    """A classical codec by name, a model by name, or a weights file.
-
-    Raises:
-        CodecError: none of these.
-    """
-    if name in CLASSICAL:
-        return CLASSICAL[name]
-    if name in WEIGHTS or Path(name).is_file():
-        return Learned(name, levels)
-    raise CodecError(f"there is no codec {name!r}: neither a weights file nor one of {', '.join([*WEIGHTS, *CLASSICAL])}")
 
 
 def images(dataset: str, root: str | None = None, limit: int | None = None) -> list[Image]:
@@ -73,28 +61,65 @@ def describe(dataset: str, chosen: Sequence[Image]) -> Dataset:
     return Dataset(dataset if dataset == "kodak" else Path(dataset).name or dataset, [image.item for image in chosen])
 
 
-def measure(codec: Candidate, chosen: Sequence[Image], points: int | None = None, advance: Callable[[], None] = lambda: None) -> Curve:
+def measure(
+    codec: Candidate,
+    chosen: Sequence[Image],
+    points: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+    store: Store | None = None,
+    pool: Executor | None = None,
+) -> Curve:
     """The curve of one candidate.
 
     Args:
         points: number of settings, evenly chosen.
         advance: called after each file.
+        store: of files measured earlier.
+        pool: of processes to share the work; times are then those of a busy machine.
 
     Raises:
         CodecError: the codec does not give back an image of the original's size.
     """
     settings = codec.spread(points)
-    warm = read_rgb(chosen[0].path)
-    codec.decode(codec.encode(warm, settings[0]).data)
-    measured = []
+    files: dict[tuple[float, str], File] = {}
+    missing = []
     for setting in settings:
-        files = []
         for image in chosen:
-            files.append(measure_file(codec, image.item, read_rgb(image.path), setting))
-            advance()
-        measured.append(summarise(setting, files))
-    measured.sort(key=lambda point: point.bpp)
-    return Curve(codec.name, "measured", codec.description, measured, details=codec.details)
+            if store and (known := store.get(store.key(codec, setting, image.item))):
+                files[setting, image.item.name] = replace(known, item=image.item.name)
+                advance()
+            else:
+                missing.append((setting, image))
+
+    def keep(setting: float, image: Image, file: File) -> None:
+        files[setting, image.item.name] = file
+        if store:
+            store.add(store.key(codec, setting, image.item), file)
+        advance()
+
+    if pool:
+        running = {pool.submit(_measure_in_process, codec.origin, image, setting): (setting, image) for setting, image in missing}
+        for future in as_completed(running):
+            keep(*running[future], future.result())
+    elif missing:
+        warm = read_rgb(missing[0][1].path)
+        codec.decode(codec.encode(warm, missing[0][0]).data)
+        for setting, image in missing:
+            keep(setting, image, measure_file(codec, image.item, read_rgb(image.path), setting))
+    measured = [summarise(setting, [files[setting, image.item.name] for image in chosen]) for setting in settings]
+    return Curve(codec.name, "measured", codec.description, sorted(measured, key=lambda point: point.bpp), details=dict(codec.details))
+
+
+def pool_of(jobs: int) -> Executor | None:
+    """Processes that share the machine's cores, or none for one job."""
+    if jobs == 1:
+        return None
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+
+
+def _measure_in_process(origin: str, image: Image, setting: float) -> File:
+    return measure_file(candidate(origin), image.item, read_rgb(image.path), setting)
 
 
 def measure_file(codec: Candidate, item: Item, pixels: np.ndarray, setting: float) -> File:
@@ -107,7 +132,6 @@ def measure_file(codec: Candidate, item: Item, pixels: np.ndarray, setting: floa
     if decoded.pixels.shape != pixels.shape:
         raise CodecError(f"{codec.name} turned {item.name} from {pixels.shape} into {decoded.pixels.shape}")
     count = pixels.shape[0] * pixels.shape[1]
-    error = metrics.mse(pixels, decoded.pixels)
     estimated = codec.estimated_bits(pixels, setting)
     equal = None
     if encoded.symbols is not None and decoded.symbols is not None:
@@ -118,8 +142,8 @@ def measure_file(codec: Candidate, item: Item, pixels: np.ndarray, setting: floa
         item=item.name,
         file_bytes=len(encoded.data),
         bpp=len(encoded.data) * 8 / count,
-        mse_rgb=error,
-        quality={"psnr_rgb": metrics.psnr_of_mse(error)},
+        mse_rgb=metrics.mse(pixels, decoded.pixels),
+        quality=metrics.quality(pixels, decoded.pixels),
         encode_seconds=written - start,
         decode_seconds=read - written,
         estimated_bpp=None if estimated is None else estimated / count,
@@ -131,12 +155,16 @@ def measure_file(codec: Candidate, item: Item, pixels: np.ndarray, setting: floa
 def summarise(setting: float, files: Sequence[File]) -> Point:
     """Means over the items."""
 
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
 
-    quality = {name: mean([file.quality[name] for file in files]) for name in files[0].quality}
+    estimates = [file.estimated_bpp for file in files if file.estimated_bpp is not None]
+
+    shared = [name for name in files[0].quality if all(name in file.quality for file in files)]
+    quality = {name: mean([file.quality[name] for file in files]) for name in shared}
     quality["psnr_rgb_of_mean_mse"] = metrics.psnr_of_mse(mean([file.mse_rgb for file in files]))
+    if "ms_ssim_rgb" in quality:
+        quality["ms_ssim_rgb_db"] = metrics.decibels(quality["ms_ssim_rgb"])
     verdicts = [file.symbols_equal for file in files]
     return Point(
         setting=setting,
@@ -144,13 +172,13 @@ def summarise(setting: float, files: Sequence[File]) -> Point:
         quality=quality,
         encode_seconds=mean([file.encode_seconds for file in files]),
         decode_seconds=mean([file.decode_seconds for file in files]),
-        estimated_bpp=mean([file.estimated_bpp for file in files]),
+        estimated_bpp=mean(estimates) if len(estimates) == len(files) else None,
         symbols_equal=None if None in verdicts else all(verdicts),
         files=list(files),
     )
 
 
-def environment() -> dict[str, Any]:
+def environment(jobs: int = 1) -> dict[str, Any]:
     """What the numbers may depend on. ``load_average`` well above zero says that something else ran, and that times mean little."""
     versions = {}
     for name in LIBRARIES:
@@ -165,6 +193,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "jobs": jobs,
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from neuralcodec.codecs.base import build
-from neuralcodec.eval import colour, command, curves, metrics, results, sweep
+from neuralcodec.eval import colour, command, cost, curves, metrics, results, store, sweep
 from neuralcodec.eval.classical import CLASSICAL
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.results import Curve, Item, Point
@@ -248,3 +249,67 @@ def test_the_command_is_cheap_to_import():
     heavy = "torch", "matplotlib", "numpy", "rich"
     code = f"import sys, neuralcodec.eval.command; sys.exit(any(name in sys.modules for name in {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_measured_is_not_measured_again(folder, weights, tmp_path, monkeypatch):
+    arguments = [folder, "--codec", weights, "--codec", "jpeg", "--points", 2, "-o", tmp_path, "-f"]
+    assert evaluate(*arguments) == 0
+    first = results.load(tmp_path / "results.json")
+    lines = (tmp_path / "files.jsonl").read_text().splitlines()
+    assert len(lines) == 8
+    (tmp_path / "files.jsonl").write_text("\n".join(lines[:-1]) + '\n{"key": "cut sho')
+    (tmp_path / "results.json").unlink()
+    measured = []
+    monkeypatch.setattr(sweep, "measure_file", lambda *given, real=sweep.measure_file: measured.append(given) or real(*given))
+    assert evaluate(*arguments) == 0
+    assert len(measured) == 1
+    again = results.load(tmp_path / "results.json")
+    assert again.curves[0] == first.curves[0]
+    assert len((tmp_path / "files.jsonl").read_text().splitlines()) == 9
+    assert evaluate(*arguments, "--fresh") == 0
+    assert len(measured) == 9
+
+
+def test_other_weights_are_measured_anew(weights, tmp_path):
+    keep = store.Store(tmp_path / "files.jsonl", {})
+    codec, item = Learned(str(weights)), Item("one", 1, 1, "00")
+    key = keep.key(codec, 3, item)
+    assert key == store.Store(tmp_path / "other", {}).key(Learned(str(weights)), 3, item)
+    assert key != keep.key(codec, 4, item) != keep.key(codec, 3, Item("one", 1, 1, "01"))
+    codec.details = {**codec.details, "fingerprint": "other"}
+    assert key != keep.key(codec, 3, item)
+
+
+def test_two_jobs_measure_what_one_does(folder, weights, tmp_path):
+    for jobs in (1, 2):
+        assert evaluate(folder, "--codec", weights, "--points", 2, "--jobs", jobs, "-o", tmp_path / str(jobs)) == 0
+    one, two = (results.load(tmp_path / jobs / "results.json").curves[0] for jobs in "12")
+    assert [point.bpp for point in one.points] == [point.bpp for point in two.points]
+    assert [point.quality["psnr_rgb"] for point in one.points] == pytest.approx(
+        [point.quality["psnr_rgb"] for point in two.points], abs=1e-3
+    )
+
+
+def test_cost_counts_multiplications_and_parameters(weights, folder):
+    codec = Learned(str(weights))
+    counted = cost.multiplications(lambda: torch.nn.Conv2d(3, 8, 3, padding=1)(torch.zeros(1, 3, 10, 10)))
+    assert counted == 3 * 8 * 9 * 100
+    result = cost.cost(codec, sorted(folder.glob("*.png"))[0])
+    assert result.parameters == sum(parameter.numel() for parameter in codec.codec.parameters())
+    assert result.encode_kmac_per_pixel > 0 and result.decode_kmac_per_pixel > 0
+    assert result.decode_peak_mib is None or 50 < result.decode_peak_mib < 4000
+
+
+def test_quality_metrics_against_their_definitions():
+    x = picture(height=176, width=200)
+    noisy = np.clip(x + np.random.default_rng(1).normal(0, 8, x.shape), 0, 255).astype(np.uint8)
+    values = metrics.quality(x, noisy)
+    assert values["psnr_yuv611"] == pytest.approx((6 * values["psnr_y"] + values["psnr_u"] + values["psnr_v"]) / 8)
+    grey = np.repeat(x[..., :1], 3, 2)
+    shifted = np.repeat(np.clip(x[..., :1].astype(int) + 3, 0, 255).astype(np.uint8), 3, 2)
+    values = metrics.quality(grey, shifted)
+    assert values["psnr_y"] == pytest.approx(values["psnr_rgb"], abs=1e-6)
+    assert values["psnr_u"] == metrics.PSNR_OF_EQUAL
+    assert metrics.quality(x, x)["ms_ssim_rgb"] == pytest.approx(1)
+    assert metrics.decibels(0.99) == pytest.approx(20)
+    assert "ms_ssim_rgb" not in metrics.quality(x[:160], x[:160])

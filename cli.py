@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="a training checkpoint to a weights file")
     export.add_argument("checkpoint")
     export.add_argument("output", help="OUT.safetensors")
+    export.add_argument("--calibrate", metavar="FOLDER", help="training images whose coded symbols shape the probability tables")
     export.add_argument("-f", "--force", action="store_true", help="overwrite")
     export.set_defaults(run=run_export)
     return parser
@@ -353,6 +354,6 @@ def run_export(options: argparse.Namespace) -> int:
 
     if Path(options.output).exists() and not options.force:
         raise UserError(f"{options.output} exists; -f overwrites it")
-    fingerprint = export(options.checkpoint, options.output)
+    fingerprint = export(options.checkpoint, options.output, calibrate=options.calibrate)
     print(f"{options.output}: fingerprint {fingerprint.hex()}, {Path(options.output).stat().st_size / 1e6:.2f} MB", file=sys.stderr)
     return 0

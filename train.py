@@ -22,6 +22,7 @@ import math
 import sys
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from torch import Tensor
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal
-from neuralcodec.datasets.images import ImageDataModule
+from neuralcodec.datasets.images import ImageDataModule, central_crops, resolve_folder, to_tensor
 from neuralcodec.eval.metrics import psnr
 
 
@@ -194,8 +195,14 @@ class RateDistortion(L.LightningModule):
                 logger.experiment.add_image(name, image[0].clamp(0, 1).cpu(), self.global_step)
 
 
-def export(checkpoint: str | Path, out: str | Path, metadata: dict[str, str] | None = None) -> bytes:
+def export(
+    checkpoint: str | Path, out: str | Path, metadata: Mapping[str, str] | None = None, calibrate: str | Path | None = None
+) -> bytes:
     """A training checkpoint (its averaged weights) to a weights file that ``encode`` and ``decode`` take.
+
+    Args:
+        metadata: text to keep in the file.
+        calibrate: a folder of training images whose coded symbols shape the probability tables; without it, they keep the model's own shape.
 
     Returns:
         The fingerprint of the weights.
@@ -215,11 +222,12 @@ def export(checkpoint: str | Path, out: str | Path, metadata: dict[str, str] | N
     except Exception as error:
         raise CodecError(f"{checkpoint} is not a training checkpoint of neuralcodec ({str(error).splitlines()[0]})") from None
     text = {"steps": str(content.get("global_step", "")), **(metadata or {})}
-    return freeze_and_save(codec, out, text)
+    examples = [to_tensor(pixels) for pixels in central_crops(resolve_folder(calibrate))] if calibrate else []
+    return freeze_and_save(codec, out, text, examples)
 
 
-def freeze_and_save(codec: Codec, out: str | Path, metadata: dict[str, str]) -> bytes:
-    """Round the weights to their stored precision first, so that the tables belong to what is stored."""
+def freeze_and_save(codec: Codec, out: str | Path, metadata: Mapping[str, str], examples: Sequence[Tensor] = ()) -> bytes:
+    """Round the weights to their stored precision, build the tables that belong to those, calibrate them on ``examples`` if any, save."""
     for name, tensor in codec.state_dict().items():
         if tensor.is_floating_point():
             tensor.copy_(tensor.to(codec.storage_dtype(name, tensor)))
@@ -227,6 +235,8 @@ def freeze_and_save(codec: Codec, out: str | Path, metadata: dict[str, str]) -> 
         codec.freeze()
     except ValueError as error:
         raise CodecError(str(error)) from None
+    if examples:
+        codec.calibrate(examples)
     return save_weights(codec, out, metadata)
 
 

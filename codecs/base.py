@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from neuralcodec.codecs.blocks import LEVEL_STEPS
+from neuralcodec.entropy.tables import IntegerTables
 
 Spec = Mapping[str, Any]  # {"class_path": dotted public path, "init_args": {…}}, nested where an argument is itself built so
 
 FINGERPRINT_BYTES = 4
+STORED_DTYPES = {torch.float16, torch.float32, torch.int32, torch.int64, torch.uint8, torch.bool}
 
 
 class CodecError(Exception):
@@ -66,7 +68,7 @@ class Codec(nn.Module):
         self.levels = levels
         self.lmbda_range = (float(lmbda[0]), float(lmbda[1]))
         self.spec: dict[str, Any] | None = None  # set by build()
-        self.fingerprint: bytes | None = None  # set by load_weights() and save_weights()
+        self.fingerprint: bytes | None = None  # set by load_weights()
         self.name: str | None = None
         self.metadata: dict[str, str] = {}
 
@@ -101,6 +103,9 @@ class Codec(nn.Module):
         """Build the integer tables and check that integer layers are exact. Call after training, before :meth:`compress`."""
         raise NotImplementedError
 
+    def calibrate(self, signals: Sequence[Tensor]) -> None:  # noqa: B027
+        """Fit the tables of a frozen codec to the symbols that it codes for example signals, each (1, …). Does nothing by default."""
+
     def learning_rate_scale(self, name: str) -> float:
         """Factor on the learning rate of a parameter."""
         return 1.0
@@ -130,16 +135,17 @@ def build(spec: Spec) -> Codec:
 
 
 def _construct(spec: Spec, depth: int = 0) -> Any:
-    class_path = spec.get("class_path")
-    arguments = spec.get("init_args") or {}
-    if not isinstance(class_path, str) or not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"} or depth > 8:
+    fields = dict(spec) if isinstance(spec, Mapping) else {}
+    class_path = fields.pop("class_path", None)
+    arguments = fields.pop("init_args", None) or {}
+    if not isinstance(class_path, str) or not isinstance(arguments, Mapping) or fields or depth > 8:
         raise CodecError("a codec spec has a class_path and init_args, nothing else")
     module_name, _, class_name = class_path.rpartition(".")
     if not module_name.startswith(("neuralcodec.codecs", "neuralcodec.entropy")):
         raise CodecError(f"a codec spec may only name classes of neuralcodec, not {class_path!r}")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, ValueError, OSError):
         raise CodecError(f"there is no class {class_path!r}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__.startswith("neuralcodec.")):
         raise CodecError(f"a codec spec may only name classes of neuralcodec, not {class_path!r}")
@@ -149,8 +155,10 @@ def _construct(spec: Spec, depth: int = 0) -> Any:
     }
     try:
         return cls(**built)
-    except (TypeError, ValueError) as error:
-        raise CodecError(f"{class_path}: {error}") from None
+    except CodecError:
+        raise
+    except Exception as error:  # arguments may be anything: a class divides by them, indexes them, allocates by them
+        raise CodecError(f"{class_path}: {_first_line(error)}") from None
 
 
 def save_weights(codec: Codec, path: str | Path, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -189,13 +197,16 @@ def load_weights(path: str | Path) -> Codec:
     metadata, tensors = _read_weights(Path(path))
     try:
         spec = json.loads(metadata["spec"])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CodecError(f"{path} holds no readable spec") from None
     codec = build(spec)
     try:
         codec.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CodecError(f"{path} does not fit its own spec ({str(error).splitlines()[0]})") from None
+        for module in codec.modules():
+            if isinstance(module, IntegerTables):
+                module.check()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CodecError(f"{path} does not fit its own spec ({_first_line(error)})") from None
     codec.fingerprint = _fingerprint(metadata["spec"], tensors)
     codec.name = Path(path).stem
     codec.metadata = metadata
@@ -216,10 +227,17 @@ def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError:
         raise CodecError(f"there is no file {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise CodecError(f"{path} is not a readable weights file ({str(error).splitlines()[0]})") from None
+        raise CodecError(f"{path} is not a readable weights file ({_first_line(error)})") from None
     if metadata.get("format") != "neuralcodec" or "spec" not in metadata:
         raise CodecError(f"{path} is not a neuralcodec weights file")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in STORED_DTYPES or not tensor.isfinite().all():
+            raise CodecError(f"{path} is not a readable weights file ({name} holds what no codec stores)")
     return metadata, tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _fingerprint(spec: str, tensors: Mapping[str, Tensor]) -> bytes:

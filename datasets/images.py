@@ -170,6 +170,17 @@ def augment(crops: Tensor, size: int) -> Tensor:
     return torch.where(transposed, x.transpose(-1, -2), x)
 
 
+def central_crops(folder: str | Path, count: int = 48, size: int = 512) -> list[np.ndarray]:
+    """The middles of ``count`` images, spread evenly over a folder's sorted list: (≤ size, ≤ size, 3) uint8 each."""
+    files = list_images(folder)
+    crops = []
+    for index in sorted({round(i) for i in np.linspace(0, len(files) - 1, min(count, len(files)))}):
+        pixels = read_rgb(files[index])
+        top, left = (max(side - size, 0) // 2 for side in pixels.shape[:2])
+        crops.append(pixels[top : top + size, left : left + size])
+    return crops
+
+
 class ImageFolder(Dataset):
     """Whole images of a folder for evaluation: ``(name, (3, H, W) in 0…1)``."""
 

@@ -17,12 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralcodec.entropy.integer import bounded
+from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
 SCALES = 64
 SCALE_MIN, SCALE_MAX = 0.11, 256.0
 INDEX_PER_NAT = (SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)  # index = INDEX_PER_NAT · ln(scale / SCALE_MIN)
 SMALLEST_LIKELIHOOD = 2.0**-24  # caps the rate of an outlier while training; coding escapes it at about this cost
+BITS_PER_SQUARED_STEP = 6 / math.log(2)  # where R + λD is least at high rate: D = step²/12, R = -log2(step)
+PRIOR_COUNT = 1000
 TAIL = 2.0**-17  # probability mass on each side that a table leaves to its escape
 
 
@@ -31,7 +34,7 @@ class GaussianConditional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tables = IntegerTables()
+        self.tables = IntegerTables(SCALES)
 
     @staticmethod
     def scale(index: Tensor) -> Tensor:
@@ -46,14 +49,46 @@ class GaussianConditional(nn.Module):
         likelihood = 0.5 * (torch.erfc((magnitude - 0.5) * -factor) - torch.erfc((magnitude + 0.5) * -factor))
         return -torch.log2(bounded(likelihood, SMALLEST_LIKELIHOOD, 1.0))
 
-    def build_tables(self) -> None:
+    def coded_bits(self, symbols: Tensor, index: Tensor) -> Tensor:
+        """Bits of integer symbols by the tables that code them; by the Gaussians themselves as long as there are none."""
+        return self.tables.bits(symbols, index) if len(self.tables) else self.bits(symbols, index)
+
+    def round(self, residual: Tensor, index: Tensor) -> Tensor:
+        """Rate–distortion optimised quantization: the nearest integer, or the next one towards zero where that saves more than it costs.
+
+        An encoder's choice; the decoder knows nothing of it. Error and bits are weighed by ``BITS_PER_SQUARED_STEP``.
+
+        Args:
+            residual: latent minus mean, in steps.
+            index: scale index of each value.
+        """
+        nearest = torch.round(torch.nan_to_num(residual)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        occupied = nearest != 0
+        value, symbol, table = residual[occupied], nearest[occupied], index[occupied]
+        smaller = symbol - torch.sign(symbol)
+        saved = self.coded_bits(symbol, table) - self.coded_bits(smaller, table)
+        cost = ((value - smaller).square() - (value - symbol).square()) * BITS_PER_SQUARED_STEP
+        nearest[occupied] = torch.where(saved > cost, smaller, symbol)
+        return nearest
+
+    def build_tables(self, counts: np.ndarray | None = None) -> None:
+        """Tables of the Gaussians, or of what was counted where they stand.
+
+        Args:
+            counts: (64, 2 · reach + 1) how often each symbol from -reach to reach was coded under each index. Learned scales describe the
+                spread of what they predict but not its shape, which is more peaked than a Gaussian. Symmetrised, and blended with the Gaussian as if that had been
+                seen ``PRIOR_COUNT`` times.
+        """
         tables = []
         for index in range(SCALES):
             scale = SCALE_MIN * math.exp(index / INDEX_PER_NAT)
             reach = max(1, math.ceil(4.6 * scale))  # two-sided tail about TAIL
             edges = np.arange(-reach, reach + 2) - 0.5
             cumulative = np.array([0.5 * math.erfc(-edge / scale / math.sqrt(2)) for edge in edges])
-            tables.append(_table(-reach, cumulative))
+            table = _table(-reach, cumulative)
+            if counts is not None:
+                table = Table(-reach, quantize_probabilities(_blend(table.frequencies, counts[index], reach)))
+            tables.append(table)
         self.tables.set(tables)
 
 
@@ -78,8 +113,9 @@ class FactorizedPrior(nn.Module):
             self.matrices.append(torch.full((channels, outputs, inputs), math.log(math.expm1(1 / gain / outputs))))
             self.biases.append(torch.rand(channels, outputs, 1) - 0.5)
             self.factors.append(torch.zeros(channels, outputs, 1))
+        self.factors[-1].requires_grad_(False)  # the last layer has none; kept for the weights that were stored with it
         self.log_scale = nn.Parameter(torch.zeros(knots, channels))  # ln of the factor that a level puts on the density's argument
-        self.tables = IntegerTables()
+        self.tables = IntegerTables(knots * channels)
 
     def cumulative_logits(self, values: Tensor) -> Tensor:
         """Logit of the cumulative distribution at ``values``, shape (channels, 1, n)."""
@@ -127,6 +163,17 @@ class FactorizedPrior(nn.Module):
                 first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (largest, largest)
                 tables.append(_table(first - largest, row[first : last + 2]))
         self.tables.set(tables)
+
+
+def _blend(frequencies: np.ndarray, counts: np.ndarray, reach: int) -> np.ndarray:
+    """A Gaussian table's frequencies and observed counts, as weights of the same table; counts beyond its reach go to the escape."""
+    symmetric = (counts + counts[::-1]) / 2
+    middle = len(counts) // 2
+    inner = np.zeros(2 * reach + 1)
+    shared = min(reach, middle)
+    inner[reach - shared : reach + shared + 1] = symmetric[middle - shared : middle + shared + 1]
+    seen = np.append(inner, symmetric.sum() - inner.sum())
+    return frequencies / frequencies.sum() * PRIOR_COUNT + seen
 
 
 def _table(low: int, cumulative: np.ndarray) -> Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import constriction
 import numpy as np
 
-from neuralcodec.entropy.tables import PRECISION, IntegerTables
+from neuralcodec.entropy.tables import MAX_EXCESS_BITS, PRECISION, IntegerTables
 
 AnsCoder = constriction.stream.stack.AnsCoder
 Categorical = constriction.stream.model.Categorical
@@ -18,21 +18,20 @@ Uniform = constriction.stream.model.Uniform
 
 CODER_PRECISION = 24  # bits of constriction's own fixed-point probabilities
 CHUNK = 12  # bits of an escape that are coded at once
-MAX_EXCESS_BITS = 33  # of an int32 symbol's distance from its table, sign folded in
 
 
 class CorruptStream(ValueError):
     """The bytes are not what any encoder writes for these indexes."""
 
 
-def categorical(frequencies: np.ndarray) -> Categorical:
-    """constriction's model with *exactly* these probabilities.
+def categorical(frequencies: np.ndarray) -> Categorical | None:
+    """constriction's model with *exactly* these probabilities; none for a table of one entry, which takes no bits.
 
     It hands out one unit of 2^-24 to every symbol and shares the rest in proportion, in float64. Weights that already sum to that rest are
     integers all the way, so no rounding happens anywhere.
     """
     if len(frequencies) == 1:
-        raise ValueError("a table of one symbol needs no coder")
+        return None
     weights = frequencies.astype(np.float64) * 2 ** (CODER_PRECISION - PRECISION) - 1
     return Categorical(weights, perfect=False)
 
@@ -49,25 +48,24 @@ def encode(symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> b
     if len(order) != len(symbols):
         raise ValueError(f"{len(symbols)} symbols but {len(order)} indexes")
     grouped = symbols[order]
-    ends = np.cumsum(counts)
     coder = AnsCoder()
     pieces: list[tuple[np.ndarray, int]] = []
     escapes: list[np.ndarray] = []
-    for index in np.flatnonzero(counts):
-        table = tables.arrays[index]
-        escape = len(table.frequencies) - 1
-        entries = grouped[ends[index] - counts[index] : ends[index]].astype(np.int64) - table.low
-        outside = (entries < 0) | (entries >= escape)
-        if outside.any():
-            excess = entries[outside]
+    for index, start, end in _groups(counts):
+        low, escape = tables.arrays[index].low, len(tables.arrays[index].frequencies) - 1
+        entries = grouped[start:end] - np.int32(low)  # wraps around where it must, never onto an entry of the table
+        distance = entries.view(np.uint32)
+        if distance.max() >= escape:
+            outside = np.flatnonzero(distance >= escape)
+            excess = grouped[start:end][outside].astype(np.int64) - low
             escapes.append(np.where(excess < 0, -2 * excess - 1, 2 * (excess - escape)))
             entries[outside] = escape
-        pieces.append((entries.astype(np.int32), int(index)))
+        if escape:
+            pieces.append((entries, index))
     if escapes:  # a stack: what the decoder reads last is written first
         _encode_excess(coder, np.concatenate(escapes))
     for entries, index in reversed(pieces):
-        if len(tables.arrays[index].frequencies) > 1:
-            coder.encode_reverse(entries, tables.coders[index])
+        coder.encode_reverse(entries, tables.coders[index])
     return coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -86,30 +84,28 @@ def decode(data: bytes, indexes: np.ndarray, tables: IntegerTables) -> np.ndarra
     if len(words) and words[-1] == 0:
         raise CorruptStream("a coded stream never ends in a zero word")
     order, counts = _by_table(indexes, len(tables))
-    ends = np.cumsum(counts)
     coder = AnsCoder(words)
-    grouped = np.empty(len(order), dtype=np.int64)
+    grouped = np.empty(len(order), dtype=np.int32)
     escaped: list[tuple[np.ndarray, int, int]] = []
-    for index in np.flatnonzero(counts):
-        table = tables.arrays[index]
-        escape = len(table.frequencies) - 1
-        span = slice(ends[index] - counts[index], ends[index])
-        if escape:
-            grouped[span] = coder.decode(tables.coders[index], int(counts[index]))
-        else:
-            grouped[span] = 0
-        if len(positions := np.flatnonzero(grouped[span] == escape)):
-            escaped.append((positions + span.start, table.low, escape))
-        grouped[span] += table.low
+    for index, start, end in _groups(counts):
+        low, escape = tables.arrays[index].low, len(tables.arrays[index].frequencies) - 1
+        if not escape:
+            escaped.append((np.arange(start, end), low, escape))
+            continue
+        entries = coder.decode(tables.coders[index], end - start)
+        if entries.max() == escape:
+            escaped.append((np.flatnonzero(entries == escape) + start, low, escape))
+        np.add(entries, np.int32(low), out=grouped[start:end])
     if escaped:
         excess = _decode_excess(coder, sum(len(positions) for positions, _, _ in escaped))
-        start = 0
+        taken = 0
         for positions, low, escape in escaped:
-            part = excess[start : start + len(positions)]
-            grouped[positions] = low + np.where(part % 2, -(part + 1) // 2, part // 2 + escape)
-            start += len(positions)
-        if grouped.min() < -(2**31) or grouped.max() >= 2**31:
-            raise CorruptStream("a coded symbol does not fit in 32 bits")
+            part = excess[taken : taken + len(positions)]
+            values = low + np.where(part % 2, -(part + 1) // 2, part // 2 + escape)
+            if values.min() < -(2**31) or values.max() >= 2**31:
+                raise CorruptStream("a coded symbol does not fit in 32 bits")
+            grouped[positions] = values
+            taken += len(positions)
     if not coder.is_empty():
         raise CorruptStream("a coded stream holds more than its symbols")
     symbols = np.empty(len(order), dtype=np.int32)
@@ -122,8 +118,14 @@ def _by_table(indexes: np.ndarray, tables: int) -> tuple[np.ndarray, np.ndarray]
     flat = np.asarray(indexes).reshape(-1)
     if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < tables:
         raise ValueError(f"table indexes must lie in 0 … {tables - 1}")
-    small = flat.astype(np.uint8 if tables <= 256 else np.uint16)  # NumPy sorts these two by radix
+    small = flat.astype(np.uint8 if tables <= 256 else np.uint16, copy=False)  # NumPy sorts these two by radix
     return np.argsort(small, kind="stable"), np.bincount(small, minlength=tables)
+
+
+def _groups(counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """``(table, start, end)`` of every group that has elements."""
+    ends = np.cumsum(counts)
+    return [(int(index), int(ends[index] - counts[index]), int(ends[index])) for index in np.flatnonzero(counts)]
 
 
 def _encode_excess(coder: AnsCoder, excess: np.ndarray) -> None:

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 PRECISION = 16  # bits: frequencies of one table sum to 2^16
+MAX_EXCESS_BITS = 33  # an escape is followed by its distance from the table, sign folded in; of an int32 that takes at most so many bits
+MAX_LOW = 2**20  # magnitude of a table's first symbol; an int32 symbol's distance from it wraps around at most once, and never onto an entry
 MAX_ENTRIES = 4096  # of one table; keeps the smallest frequency at a sensible distance from the total
+CACHES = ("arrays", "coders", "_costs")  # of IntegerTables, made on first use
 
 
 class Table(NamedTuple):
@@ -46,14 +49,19 @@ def quantize_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 class IntegerTables(nn.Module):
-    """A list of tables as buffers, so that it is saved, moved and fingerprinted with the weights. Empty until :meth:`set`."""
+    """A list of tables as buffers, so that it is saved, moved and fingerprinted with the weights. Empty until :meth:`set`.
+
+    Args:
+        count: of the tables, once they are set.
+    """
 
     frequencies: Tensor  # int32, all tables one after another
     sizes: Tensor  # int32, entries of each table, the escape included
     lows: Tensor  # int32
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
+        self.count = count
         for name in ("frequencies", "sizes", "lows"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int32))
 
@@ -65,8 +73,11 @@ class IntegerTables(nn.Module):
         self._forget()
 
     def _forget(self) -> None:
-        for cache in ("arrays", "coders"):
+        for cache in CACHES:
             self.__dict__.pop(cache, None)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in CACHES}  # coders can be neither copied nor pickled
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -83,13 +94,21 @@ class IntegerTables(nn.Module):
             raise RuntimeError("the codec has no probability tables yet: call its freeze() first")
         sizes = self.sizes.cpu().numpy().astype(np.int64)
         frequencies = self.frequencies.cpu().numpy().astype(np.int64)
-        lows = self.lows.cpu().numpy()
+        lows = self.lows.cpu().numpy().astype(np.int64)
+        if not sizes.ndim == frequencies.ndim == lows.ndim == 1 or len(sizes) != self.count:
+            raise ValueError(f"{len(sizes)} probability tables where the codec has {self.count}")
         if len(lows) != len(sizes) or (sizes < 1).any() or (sizes > MAX_ENTRIES).any() or sizes.sum() != len(frequencies):
             raise ValueError("probability tables are inconsistent")
+        if (np.abs(lows) > MAX_LOW).any():
+            raise ValueError(f"probability tables start beyond ±{MAX_LOW}")
         parts = np.split(frequencies, np.cumsum(sizes)[:-1])
         if any((part < 1).any() or part.sum() != 2**PRECISION for part in parts):
             raise ValueError(f"frequencies must be positive and sum to {2**PRECISION}")
         return [Table(int(low), part) for low, part in zip(lows, parts)]
+
+    def check(self) -> None:
+        """Raise ``RuntimeError`` without tables, ``ValueError`` with tables that could not code."""
+        _ = self.arrays
 
     @cached_property
     def coders(self) -> list:
@@ -98,10 +117,30 @@ class IntegerTables(nn.Module):
 
         return [categorical(table.frequencies) for table in self.arrays]
 
+    def bits(self, symbols: Tensor, indexes: Tensor) -> Tensor:
+        """What coding each symbol with its table costs, in bits; symbols outside their table cost the escape and its excess."""
+        costs, starts, sizes, lows = (part.to(symbols.device) for part in self._costs)
+        indexes = indexes.long()
+        start, size = starts[indexes], sizes[indexes]
+        position = symbols.long() - lows[indexes]
+        inside = (position >= 0) & (position < size - 1)
+        bits = costs[start + torch.where(inside, position, size - 1)]
+        if inside.all():
+            return bits
+        excess = torch.where(position < 0, -2 * position - 1, 2 * (position - size + 1)).clamp_min(0).double()
+        return torch.where(inside, bits, bits + np.log2(MAX_EXCESS_BITS + 1) + torch.floor(torch.log2(excess + 1)).float())
+
+    @cached_property
+    def _costs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        frequencies = torch.from_numpy(np.concatenate([table.frequencies for table in self.arrays]))
+        sizes = torch.tensor([len(table.frequencies) for table in self.arrays])
+        lows = torch.tensor([table.low for table in self.arrays])
+        return (PRECISION - torch.log2(frequencies.double())).float(), torch.cumsum(sizes, 0) - sizes, sizes, lows
+
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # The sizes are the trained model's, not the constructor's.
         for name in ("frequencies", "sizes", "lows"):
             if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
+                setattr(self, name, torch.empty(state_dict[prefix + name].shape, dtype=torch.int32, device=getattr(self, name).device))
         self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args)

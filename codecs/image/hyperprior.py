@@ -22,7 +22,7 @@ from neuralcodec.codecs.image import hyper
 from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LappedAnalysis, LappedSynthesis
 from neuralcodec.entropy import models, rans
 from neuralcodec.entropy.integer import bounded
-from neuralcodec.entropy.quantizers import ScalarQuantizer
+from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
 
 
 class ImageCodec(Codec):
@@ -190,13 +190,20 @@ class Hyperprior(ImageCodec):
         y = self.analyse(x, level)
         z = self.z_quantizer(bounded(self.h_a(y, level), -hyper.Z_LIMIT, hyper.Z_LIMIT))
         prediction = self.h_s(z.values, level, *y.shape[-2:])
-        quantized = self.quantizer(y, prediction.mean)
-        bits = {
-            "z": sum_per_item(self.z_prior.bits(z.proxy, self.gain.nearest_knot(level))),
-            "y": sum_per_item(self.y_model.bits(quantized.proxy, prediction.index)),
-        }
+        knot = self.gain.nearest_knot(level)
+        if self.training:
+            quantized = self.quantizer(y, prediction.mean)
+            y_bits = self.y_model.bits(quantized.proxy, prediction.index)
+        else:
+            quantized = self._round(y, prediction)
+            y_bits = self.y_model.coded_bits(quantized.symbols, prediction.index)
+        bits = {"z": sum_per_item(self.z_prior.bits(z.proxy, knot)), "y": sum_per_item(y_bits)}
         x_hat = self.synthesise(quantized.values, level, *x.shape[-2:])
         return Output(x_hat, bits, {}, {"z": z.symbols, "y": quantized.symbols})
+
+    def _round(self, y: Tensor, prediction: hyper.Prediction) -> Quantized:
+        symbols = self.y_model.round(y if prediction.mean is None else y - prediction.mean, prediction.index)
+        return Quantized(self.quantizer.dequantize(symbols, prediction.mean), symbols.int(), symbols)
 
     @torch.inference_mode()
     def compress(self, x: Tensor, level: float) -> Compressed:
@@ -204,7 +211,7 @@ class Hyperprior(ImageCodec):
         y = self.analyse(x, at)
         z = self.z_quantizer(self.h_a(y, at).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
         prediction = self.h_s(z.float(), at, *y.shape[-2:])
-        symbols = self.quantizer(y, prediction.mean).symbols
+        symbols = self._round(y, prediction).symbols
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), *z.shape[-2:])
         streams = [
             rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
@@ -231,6 +238,21 @@ class Hyperprior(ImageCodec):
         self.h_s.check_exact()
         self.z_prior.build_tables()
         self.y_model.build_tables()
+
+    @torch.no_grad()
+    def calibrate(self, signals: Sequence[Tensor]) -> None:
+        reach = 2048
+        counts = np.zeros((models.SCALES, 2 * reach + 1))
+        for x in signals:
+            for level in self.knot_levels().tolist():
+                at = self._level(level, x.device)
+                y = self.analyse(x, at)
+                z = self.z_quantizer(self.h_a(y, at).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
+                prediction = self.h_s(z.float(), at, *y.shape[-2:])
+                symbols = self._round(y, prediction).symbols.clamp(-reach, reach).long()
+                flat = prediction.index.long() * (2 * reach + 1) + symbols + reach
+                counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
+        self.y_model.build_tables(counts)
 
     @torch.no_grad()
     def initialise(self, signals: Tensor) -> None:

@@ -44,6 +44,8 @@ class ImageCodec(Codec):
         quantizer: ScalarQuantizer | None = None,
     ):
         super().__init__(levels, lmbda)
+        if not isinstance(analysis, nn.Module) or not isinstance(synthesis, nn.Module):
+            raise TypeError("analysis and synthesis are transforms, each with a class_path")
         self.g_a = analysis
         self.g_s = synthesis
         self.multiple = max(getattr(transform, "multiple", STRIDE) for transform in (analysis, synthesis))  # of the images' sides
@@ -226,7 +228,7 @@ class Hyperprior(ImageCodec):
         at = self._level(level, self._device)
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), -(-rows // PATCH), -(-columns // PATCH))
         z = torch.from_numpy(rans.decode(streams[0], z_indexes, self.z_prior.tables))[None].to(self._device)
-        if int(z.abs().max()) > hyper.Z_LIMIT:
+        if int(z.min()) < -hyper.Z_LIMIT or int(z.max()) > hyper.Z_LIMIT:
             raise rans.CorruptStream("side information out of range")
         prediction = self.h_s(z.float(), at, rows, columns)
         decoded = rans.decode(streams[1], _as_bytes(prediction.index), self.y_model.tables)

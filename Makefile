@@ -27,7 +27,7 @@ demo: venv
 	@$(BIN)/python benchmarks/demo.py
 
 test: venv
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/pytest -q --durations=10
 
 lint: venv
 	$(BIN)/ruff check .

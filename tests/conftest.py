@@ -63,6 +63,9 @@ def perturbed(spec: dict, seed: int = 0) -> Codec:
             # Interpolation between levels, means and offsets all have to do something; GDN's own parameters must stay positive.
             if name.startswith(("h_s.", "h_a.")) or name.endswith((".rows", "head.weight", "log_scale")):
                 parameter.add_(torch.randn_like(parameter) * (3.0 if "h_s.offset" in name else 0.15))
+        if "GDN" in str(spec):  # whose latents are random and small: bring them to a few quantization steps at a middle level
+            middle = torch.tensor([(codec.levels - 1) / 2])
+            codec.gain.rows.sub_(codec.analyse(synthetic_picture(64, 64), middle).std().log() - 1)
         for name, tensor in codec.state_dict().items():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.to(codec.storage_dtype(name, tensor)))
@@ -109,8 +112,8 @@ def synthetic_picture(height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = torch.zeros(1, 3, height, width)
     for power in range(1, 9):
-        octave = torch.randn(1, 1, 2**power, 2**power, generator=generator) + 0.3 * torch.randn(1, 3, 2**power, 2**power, generator=generator)
-        x = x + F.interpolate(octave, (height, width), mode="bilinear", align_corners=False) * 0.4 / 2 ** (0.9 * power)
+        grey, colour = (torch.randn(1, channels, 2**power, 2**power, generator=generator) for channels in (1, 3))
+        x = x + F.interpolate(grey + 0.3 * colour, (height, width), mode="bilinear", align_corners=False) * 0.4 / 2 ** (0.9 * power)
     rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)
     x = x + 0.25 * (rows + 0.5 * columns > 0.8) - 0.2 * ((rows - 0.4) ** 2 + (columns - 0.6) ** 2 < 0.05)
     return (torch.round((x * 0.7 + 0.5).clamp(0, 1) * 255) / 255).float()

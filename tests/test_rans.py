@@ -17,7 +17,7 @@ INT32 = st.integers(-(2**31), 2**31 - 1)
 
 
 def tables_of(*tables: Table) -> IntegerTables:
-    made = IntegerTables()
+    made = IntegerTables(len(tables))
     made.set(tables)
     return made
 
@@ -67,13 +67,13 @@ class ReferenceDecoder:
     def take(self, frequencies: list[int]) -> int:
         slot, below = self.state % 2**24, 0
         for entry, frequency in enumerate(frequencies):
-            if slot < below + frequency:
-                break
+            if below <= slot < below + frequency:
+                chosen = entry
+                self.state = (self.state >> 24) * frequency + slot - below
             below += frequency
-        self.state = (self.state >> 24) * frequency + slot - below
         if self.state < 2**32 and self.words:
             self.state = self.state << 32 | self.words.pop()
-        return entry
+        return chosen
 
     def uniform(self, count: int) -> int:
         share = 2**24 // count

@@ -60,7 +60,7 @@ def encode_pixels(codec: Codec, pixels: np.ndarray, level: float) -> bytes:
         raise CodecError(f"images of more than {MAX_PIXELS} pixels are not supported yet")
     grey = pixels.ndim == 2
     rgb = np.repeat(pixels[..., None], 3, 2) if grey else pixels
-    x = torch.from_numpy(np.ascontiguousarray(rgb)).to(_device(codec)).permute(2, 0, 1)[None].float() / 255
+    x = torch.from_numpy(np.array(rgb)).to(_device(codec)).permute(2, 0, 1)[None].float() / 255
     return encode_signal(codec, x, level, 1 if grey else 3).data
 
 

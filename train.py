@@ -29,14 +29,14 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from neuralcodec.codecs import CONFIGS
-from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save_weights
+from neuralcodec.codecs.base import Codec, CodecError, build, first_line, load_weights, save_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal
 from neuralcodec.datasets.images import ImageDataModule, central_crops, resolve_folder, to_tensor
 from neuralcodec.eval.metrics import psnr
@@ -63,6 +63,8 @@ class RateDistortion(L.LightningModule):
         clip: largest norm of a step's gradient.
         level_balance: items weigh as λ to minus this power. The objective grows about as √λ, so 0.5 lets all levels count alike, 0 lets high
             rates dominate.
+        decoder_only: train the synthesis alone, on latents as the coder rounds them: a last stage for weights of ``init_from``, whose rate
+            stays what it is.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class RateDistortion(L.LightningModule):
         validation_levels: list[float] | None = None,
         clip: float = 1.0,
         level_balance: float = 0.5,
+        decoder_only: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -84,7 +87,14 @@ class RateDistortion(L.LightningModule):
             source = load_weights(init_from)
             if source.spec != self.codec.spec:
                 raise CodecError(f"{init_from} was made from another spec than this config's")
-            self.codec.load_state_dict({k: v for k, v in source.state_dict().items() if ".tables." not in k}, strict=False)
+            tables_too = decoder_only  # they decide how the coder rounds
+            weights = {name: value for name, value in source.state_dict().items() if tables_too or ".tables." not in name}
+            self.codec.load_state_dict(weights, strict=False)
+        if decoder_only:
+            if not init_from:
+                raise CodecError("decoder_only trains on top of weights: give them with init_from")
+            for name, parameter in self.codec.named_parameters():
+                parameter.requires_grad_(name.startswith(self.codec.decoder_parameters))
         self._validation: Validation | None = None
 
     def on_fit_start(self) -> None:
@@ -96,7 +106,7 @@ class RateDistortion(L.LightningModule):
                 self.codec.cpu().initialise(data.examples(count))
                 self.codec.to(self.device)
             for tensor in self.codec.state_dict().values():
-                self.trainer.strategy.broadcast(tensor)
+                tensor.copy_(self.trainer.strategy.broadcast(tensor))
 
     def progress(self) -> float:
         """How much of the budget, steps or time, whichever ends first, is spent: 0…1."""
@@ -110,6 +120,8 @@ class RateDistortion(L.LightningModule):
     def configure_optimizers(self):
         groups: dict[float, list[torch.nn.Parameter]] = defaultdict(list)
         for name, parameter in self.codec.named_parameters():
+            if not parameter.requires_grad:
+                continue
             groups[self.codec.learning_rate_scale(name)].append(parameter)
         peak = self.hparams.learning_rate
         optimizer = torch.optim.AdamW(
@@ -128,6 +140,8 @@ class RateDistortion(L.LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val or self.hparams.clip, gradient_clip_algorithm or "norm")
 
     def training_step(self, x: Tensor, batch_index: int) -> Tensor:
+        if self.hparams.decoder_only:
+            self.codec.eval()
         level = torch.rand(len(x), device=self.device) * (self.codec.levels - 1)
         output = self.codec(x, level)
         pixels = x.shape[-2] * x.shape[-1]
@@ -220,7 +234,7 @@ def export(
     except CodecError:
         raise
     except Exception as error:
-        raise CodecError(f"{checkpoint} is not a training checkpoint of neuralcodec ({str(error).splitlines()[0]})") from None
+        raise CodecError(f"{checkpoint} is not a training checkpoint of neuralcodec ({first_line(error)})") from None
     text = {"steps": str(content.get("global_step", "")), **(metadata or {})}
     examples = [to_tensor(pixels) for pixels in central_crops(resolve_folder(calibrate))] if calibrate else []
     return freeze_and_save(codec, out, text, examples)
@@ -248,6 +262,10 @@ class TrainCLI(LightningCLI):
         if "bf16" in str(config.trainer.precision) and not torch.cuda.is_available():
             warnings.warn("no GPU: training in 32-bit, since CPUs emulate bf16 slowly", stacklevel=2)
             config.trainer.precision = "32-true"
+        # Lightning refuses a callback whose switch is off.
+        switches = {ProgressBar: config.trainer.enable_progress_bar, Checkpoint: config.trainer.enable_checkpointing}
+        off = tuple(kind for kind, switch in switches.items() if switch is False)
+        self.trainer_defaults["callbacks"] = [callback for callback in self.trainer_defaults["callbacks"] if not isinstance(callback, off)]
 
 
 def trainer_defaults() -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Codec(nn.Module):
 
     modality: ClassVar[str]
     streams: ClassVar[tuple[str, ...]]  # names, in coding order
+    decoder_parameters: ClassVar[tuple[str, ...]]  # prefixes of the parameters that only the reconstruction depends on
 
     def __init__(self, levels: int = 64, lmbda: Sequence[float] = (0.0013, 0.18)):
         super().__init__()
@@ -158,7 +159,7 @@ def _construct(spec: Spec, depth: int = 0) -> Any:
     except CodecError:
         raise
     except Exception as error:  # arguments may be anything: a class divides by them, indexes them, allocates by them
-        raise CodecError(f"{class_path}: {_first_line(error)}") from None
+        raise CodecError(f"{class_path}: {first_line(error)}") from None
 
 
 def save_weights(codec: Codec, path: str | Path, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -206,7 +207,7 @@ def load_weights(path: str | Path) -> Codec:
             if isinstance(module, IntegerTables):
                 module.check()
     except (RuntimeError, ValueError, TypeError) as error:
-        raise CodecError(f"{path} does not fit its own spec ({_first_line(error)})") from None
+        raise CodecError(f"{path} does not fit its own spec ({first_line(error)})") from None
     codec.fingerprint = _fingerprint(metadata["spec"], tensors)
     codec.name = Path(path).stem
     codec.metadata = metadata
@@ -227,7 +228,7 @@ def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError:
         raise CodecError(f"there is no file {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise CodecError(f"{path} is not a readable weights file ({_first_line(error)})") from None
+        raise CodecError(f"{path} is not a readable weights file ({first_line(error)})") from None
     if metadata.get("format") != "neuralcodec" or "spec" not in metadata:
         raise CodecError(f"{path} is not a neuralcodec weights file")
     for name, tensor in tensors.items():
@@ -236,7 +237,8 @@ def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, shortened to one line; its kind if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

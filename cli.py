@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^26)")
     decode.set_defaults(run=run_decode)
 
-    info = commands.add_parser("info", help="what a file says of itself", description="Show the header of coded files, or what a weights file holds.")
+    info = commands.add_parser("info", help="what a file says of itself", description="Show the header of coded files or weights.")
     info.add_argument("input", nargs="+")
     info.add_argument("--json", action="store_true", help="for machines")
     info.set_defaults(run=run_info)

@@ -1,7 +1,7 @@
 """Train a codec from a config: ``python train.py fit --config image/tiny``, the same as ``neuralcodec train fit …``.
 
-The objective is R + λD in bits per pixel and 255²·MSE. Every item of a batch draws its own rate level. Validation codes whole images to real
-files, decodes them, compares every integer and logs real beside estimated rates.
+The objective is R + λD in bits per pixel and 255²·MSE. Every item of a batch draws its own rate level. Validation codes whole images to
+real files, decodes them, compares every integer and logs real beside estimated rates.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class RateDistortion(L.LightningModule):
         closed_form_examples: training images (256×256) for the codec's closed-form initialisation; 0 for none.
         validation_levels: rate levels that validation codes; by default five, spread evenly.
         clip: largest norm of a step's gradient.
-        level_balance: items weigh as λ to minus this power. The objective grows about as √λ, so 0.5 lets all levels count alike, 0 lets high
-            rates dominate.
+        level_balance: items weigh as λ to minus this power. The objective grows about as √λ, so 0.5 lets all levels count alike, 0 lets
+            high rates dominate.
         decoder_only: train the synthesis alone, on latents as the coder rounds them: a last stage for weights of ``init_from``, whose rate
             stays what it is.
     """
@@ -216,7 +216,7 @@ def export(
 
     Args:
         metadata: text to keep in the file.
-        calibrate: a folder of training images whose coded symbols shape the probability tables; without it, they keep the model's own shape.
+        calibrate: a folder of training images whose coded symbols shape the probability tables; without it, those are the model's own.
 
     Returns:
         The fingerprint of the weights.

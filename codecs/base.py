@@ -104,7 +104,7 @@ class Codec(nn.Module):
         """Build the integer tables and check that integer layers are exact. Call after training, before :meth:`compress`."""
         raise NotImplementedError
 
-    def calibrate(self, signals: Sequence[Tensor]) -> None:  # noqa: B027
+    def calibrate(self, signals: Sequence[Tensor]) -> None:
         """Fit the tables of a frozen codec to the symbols that it codes for example signals, each (1, …). Does nothing by default."""
 
     def learning_rate_scale(self, name: str) -> float:
@@ -116,7 +116,7 @@ class Codec(nn.Module):
         """What a weights file holds: float16 for the many values of layers, float32 for the few whose precision matters."""
         return torch.float16 if tensor.ndim > 1 and not name.endswith((".rows", ".log_scale")) else torch.float32
 
-    def initialise(self, signals: Tensor) -> None:  # noqa: B027
+    def initialise(self, signals: Tensor) -> None:
         """Set weights from example signals in closed form, where the codec knows how. Does nothing by default."""
 
 

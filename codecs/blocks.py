@@ -56,7 +56,7 @@ class LevelVectors(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """Depthwise convolution between two 1×1 layers, then a 1×1 feed-forward pair, both residual: most of a 5×5 layer's reach for a tenth of its cost.
+    """Depthwise convolution between two 1×1 layers, then a 1×1 feed-forward pair, both residual.
 
         x ──1×1──act──DW 3×3──1×1──(+)──1×1 (×2)──act──1×1──(+)──►
          └──────────────────────────┘ └─────────────────────┘

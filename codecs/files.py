@@ -86,4 +86,5 @@ def codec_for(content: container.Content, candidates: Sequence[str | Path] = ())
         if codec.fingerprint == content.fingerprint:
             return codec
     where = ", ".join(map(str, candidates)) if candidates else "the shipped models"
-    raise CodecError(f"the file was written by weights {content.fingerprint.hex()}, which are not among {where}; pass them with --model FILE")
+    written_by = content.fingerprint.hex()
+    raise CodecError(f"the file was written by weights {written_by}, which are not among {where}; pass them with --model FILE")

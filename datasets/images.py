@@ -135,7 +135,9 @@ class RandomCrops(IterableDataset):
         seed: each process and worker derives its own stream from it.
     """
 
-    def __init__(self, images: PackedImages, batch_size: int, size: int, scales: Sequence[float] = (1.0, 1.5, 2.0), seed: int = 0, rank: int = 0):
+    def __init__(
+        self, images: PackedImages, batch_size: int, size: int, scales: Sequence[float] = (1.0, 1.5, 2.0), seed: int = 0, rank: int = 0
+    ):
         shortest = images.shapes[:, :2].min(1)
         self.sides = [side for scale in scales if (side := round(size * scale)) <= shortest.max()]
         if not self.sides:
@@ -219,7 +221,8 @@ def kodak_folder(root: str | Path | None = None, download: bool = True) -> Path:
             with urllib.request.urlopen(KODAK_URL.format(number), timeout=20) as response:
                 content = response.read()
         except OSError as error:
-            raise FileNotFoundError(f"Kodak is not here and could not be downloaded ({error}): pass --root, or set NEURALCODEC_DATA") from None
+            hint = "pass --root, or set NEURALCODEC_DATA"
+            raise FileNotFoundError(f"Kodak is not here and could not be downloaded ({error}): {hint}") from None
         cache.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_bytes(content)
@@ -266,8 +269,8 @@ class ImageDataModule(L.LightningDataModule):
         self.whole = ImageFolder(folder, options.validation_limit)
 
     def train_dataloader(self) -> DataLoader:
-        workers = self.hparams.workers
-        return DataLoader(self.crops, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
+        workers, pin = self.hparams.workers, torch.cuda.is_available()
+        return DataLoader(self.crops, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.whole, batch_size=1)

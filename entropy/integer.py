@@ -31,12 +31,12 @@ class BoundedIdentity(torch.autograd.Function):
     """``clamp`` that still lets a gradient through where it points back into the range."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:  # noqa: D102
+    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
         ctx.save_for_backward((x < low), (x > high))
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # noqa: D102
+    def backward(ctx, *gradients: Tensor):
         (gradient,) = gradients
         below, above = ctx.saved_tensors
         # A descent step moves against the gradient: below the range only negative gradients lead back, above it only positive ones.

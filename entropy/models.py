@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,8 +77,8 @@ class GaussianConditional(nn.Module):
 
         Args:
             counts: (64, 2 · reach + 1) how often each symbol from -reach to reach was coded under each index. Learned scales describe the
-                spread of what they predict but not its shape, which is more peaked than a Gaussian. Symmetrised, and blended with the Gaussian as if that had been
-                seen ``PRIOR_COUNT`` times.
+                spread of what they predict but not its shape, which is more peaked than a Gaussian. Symmetrised, and blended with the
+                Gaussian as if that had been seen ``PRIOR_COUNT`` times.
         """
         tables = []
         for index in range(SCALES):
@@ -109,7 +110,7 @@ class FactorizedPrior(nn.Module):
         sizes = (1, *widths, 1)
         gain = init_scale ** (1 / (len(sizes) - 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for inputs, outputs in zip(sizes, sizes[1:]):
+        for inputs, outputs in pairwise(sizes):
             self.matrices.append(torch.full((channels, outputs, inputs), math.log(math.expm1(1 / gain / outputs))))
             self.biases.append(torch.rand(channels, outputs, 1) - 0.5)
             self.factors.append(torch.zeros(channels, outputs, 1))

@@ -1,8 +1,8 @@
 """(symbols, table indexes) ⇄ bytes: range asymmetric numeral systems, one vectorised call per table.
 
 The coder is constriction's (Bamler 2022, https://arxiv.org/abs/2201.01741). Symbols are sorted by table first, so that a call codes all
-symbols of one table at once; the decoder knows the indexes beforehand and undoes the order. A symbol outside its table is coded as the table's escape and
-its excess follows in an Elias-gamma-like code: bit length, then the bits.
+symbols of one table at once; the decoder knows the indexes beforehand and undoes the order. A symbol outside its table is coded as the
+table's escape and its excess follows in an Elias-gamma-like code: bit length, then the bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CODER_PRECISION = 24  # bits of constriction's own fixed-point probabilities
 CHUNK = 12  # bits of an escape that are coded at once
 
 
-class CorruptStream(ValueError):
+class CorruptStream(ValueError):  # noqa: N818
     """The bytes are not what any encoder writes for these indexes."""
 
 

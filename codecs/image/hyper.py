@@ -1,9 +1,10 @@
 """The hyperprior's transforms: a latent at 1/16 ⇄ side information at 1/64 that says how large its values are.
 
 Ballé et al. 2018, https://arxiv.org/abs/1802.01436 (scales); Minnen, Ballé, Toderici 2018, https://arxiv.org/abs/1809.02736 (means).
-Differs in that the analysis sees logarithms of magnitudes, whose channels are all of one size where the latent's differ a hundredfold, and in that
-the synthesis of scales is integer arithmetic (:mod:`neuralcodec.entropy.integer`). Means are ordinary floating point, from the same integer
-features: the coder sees ``round(y - mean)``, so an error in a mean moves the reconstruction by as much and never the parse.
+Differs in that the analysis sees logarithms of magnitudes, whose channels are all of one size where the latent's differ a
+hundredfold, and in that the synthesis of scales is integer arithmetic (:mod:`neuralcodec.entropy.integer`). Means are ordinary floating
+point, from the same integer features: the coder sees ``round(y - mean)``, so an error in a mean moves the reconstruction by as much and
+never the parse.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class ImageCodec(Codec):
     """
 
     modality = "image"
+    decoder_parameters = ("g_s.", "inverse_gain.")
 
     def __init__(
         self,
@@ -258,7 +259,7 @@ class Hyperprior(ImageCodec):
 
     @torch.no_grad()
     def initialise(self, signals: Tensor) -> None:
-        """Karhunen–Loève transform, then the statistics of its coefficients' magnitudes, from images (n, 3, H, W), sides multiples of 64."""
+        """Karhunen–Loève transform, then the statistics of its coefficients' magnitudes; the sides of the images are multiples of 64."""
         if not (isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis)):
             return
         self.g_a.linear.initialise(signals - 0.5)

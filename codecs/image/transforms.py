@@ -1,9 +1,12 @@
 """Analysis and synthesis transforms of images: (B, 3, H, W) in 0…1 ⇄ a latent at 1/16 of the resolution.
 
-Every transform takes ``(tensor, level)``; those of the papers ignore the level, which then acts through the gains on the latent alone. ``multiple`` is what the sides of an image must be a multiple of.
+Every transform takes ``(tensor, level)``; those of the papers ignore the level, which then acts through the gains on the latent alone.
+``multiple`` is what the sides of an image must be a multiple of.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +153,7 @@ class GDNAnalysis(nn.Module):
 
         sizes = (3, width, width, width, latent)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:]):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Conv2d(inputs, outputs, 5, stride=2, padding=2), GDN(outputs)]
         self.layers = nn.Sequential(*layers[:-1])
 
@@ -169,7 +172,7 @@ class GDNSynthesis(nn.Module):
 
         sizes = (latent, width, width, width, 3)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:]):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1), GDN(outputs, inverse=True)]
         self.layers = nn.Sequential(*layers[:-1])
 

@@ -1,32 +1,28 @@
 """Compress and decompress a 768×512 image: our mean–scale hyperprior against CompressAI's. Run: ``python benchmarks/hyperprior.py``.
 
-Both have the transforms of the paper (GDN, 128 and 192 channels) and random weights, and both write real bytes. The weights are scaled so that
-latents have a typical size; what is left to differ is the hyper-transforms, the choice of tables and the coder, and how layers are run.
+Ours is the shipped config image/mean-scale, theirs ``MeanScaleHyperprior(128, 192)``: the same transforms (GDN, 128 and 192 channels).
+Weights are random, but scaled so that in both a latent is a few quantization steps large and the predicted scale fits it. What is left to
+differ is the hyper-transforms, the choice of tables, the coder, and how layers are run. Both write and read real bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 
 import torch
 import torch.nn.functional as F
+import yaml
 from compressai.models import MeanScaleHyperprior
 from timing import interleaved, table
 
+from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import build
+from neuralcodec.entropy.models import INDEX_PER_NAT, SCALE_MIN
 
 LEVEL = 32.0
-SPEC = {
-    "class_path": "neuralcodec.codecs.image.Hyperprior",
-    "init_args": {
-        "analysis": {"class_path": "neuralcodec.codecs.image.transforms.GDNAnalysis", "init_args": {"latent": 192, "width": 128}},
-        "synthesis": {"class_path": "neuralcodec.codecs.image.transforms.GDNSynthesis", "init_args": {"latent": 192, "width": 128}},
-        "latent": 192,
-        "hyper_channels": 64,
-        "patterns": 64,
-        "hyper_width": 160,
-    },
-}
+SPEC = yaml.safe_load(CONFIGS["image/mean-scale"].read_text())["model"]["codec"]
+STEPS = 2.7  # standard deviation of the latents
 
 
 def picture(height: int, width: int) -> torch.Tensor:
@@ -55,9 +51,10 @@ def main() -> None:
     ours = build(SPEC).requires_grad_(False)
     theirs = MeanScaleHyperprior(128, 192).eval().requires_grad_(False)
     with torch.no_grad():
-        # A latent whose values are a few quantization steps, in both.
-        ours.gain.rows.sub_(ours.analyse(x, torch.tensor([LEVEL])).std().log() - 1)
-        theirs.g_a[-1].weight.mul_(torch.e / theirs.g_a(x).std())
+        ours.gain.rows.sub_((ours.analyse(x, torch.tensor([LEVEL])).std() / STEPS).log())
+        ours.h_s.offset.rows.fill_(INDEX_PER_NAT * math.log(STEPS / SCALE_MIN))
+        theirs.g_a[-1].weight.mul_(STEPS / theirs.g_a(x).std())
+        theirs.h_s[-1].bias[:192] = STEPS
     ours.freeze()
     theirs.update(force=True)
 

@@ -22,5 +22,7 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], repetitions: int
 def table(rows: list[tuple[str, ...]]) -> str:
     """Columns padded to their widest cell; the first row is the heading."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows
+    ]
     return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])

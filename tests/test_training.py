@@ -42,7 +42,16 @@ def fit(tmp_path, monkeypatch, photographs) -> Callable[..., int]:
                 *("--data.train", f"[{photographs}]", "--data.validation", str(photographs), "--data.validation_limit", "1"),
                 *("--data.size", "64", "--data.scales", "[1.0, 1.5]", "--data.batch_size", "2", "--data.workers", "0"),
                 *("--model.closed_form_examples", "0", "--model.validation_levels", "[20]"),
-                *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
+                *(
+                    "--trainer.accelerator",
+                    "cpu",
+                    "--trainer.devices",
+                    "1",
+                    "--trainer.max_steps",
+                    "2",
+                    "--trainer.val_check_interval",
+                    "2",
+                ),
                 *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.log_every_n_steps", "1"),
                 *arguments,
             ]
@@ -127,7 +136,16 @@ def test_closed_form_initialisation_compresses_from_the_start(fit, quick, tmp_pa
     folder.mkdir()
     for seed in range(2):
         Image.fromarray(to_pixels(picture(272, 272, seed=seed))).save(folder / f"{seed}.png")
-    options = ("--data.train", f"[{folder}]", "--model.closed_form_examples", "4", "--data.scales", "[1.0]", "--model.learning_rate", "1e-9")
+    options = (
+        "--data.train",
+        f"[{folder}]",
+        "--model.closed_form_examples",
+        "4",
+        "--data.scales",
+        "[1.0]",
+        "--model.learning_rate",
+        "1e-9",
+    )
     assert fit(quick, *options) == 0
     export(CHECKPOINT, tmp_path / "model.safetensors")
     codec = load_weights(tmp_path / "model.safetensors")

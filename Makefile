@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3.10 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 
+TYPED := -p neuralcodec.codecs -p neuralcodec.entropy -p neuralcodec.datasets -p neuralcodec.eval -m neuralcodec.cli -m neuralcodec.train
+
 .PHONY: help venv demo test lint bench
 
 help:
@@ -32,7 +34,7 @@ test: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --diff . >/dev/null || echo "note: ruff format would change some files"
-	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p neuralcodec
+	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml $(TYPED)
 
 bench: venv
 	$(BIN)/python benchmarks/coder.py

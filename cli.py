@@ -251,7 +251,8 @@ def _picture(pixels, suffix: str) -> bytes:
 
     from PIL import Image
 
-    options = {".png": {}, ".webp": {"lossless": True}, ".tif": {"compression": "tiff_deflate"}}.get(suffix.lower(), {})
+    choices: dict[str, dict] = {".webp": {"lossless": True}, ".tif": {"compression": "tiff_deflate"}}
+    options = choices.get(suffix.lower(), {})
     out = io.BytesIO()
     try:
         Image.fromarray(pixels).save(out, Image.registered_extensions().get(suffix.lower()), **options)
@@ -335,7 +336,7 @@ def _weights_info(path: Path) -> dict:
 def run_list(options: argparse.Namespace) -> int:
     from neuralcodec.codecs import CONFIGS
 
-    models = {name: {"bytes": path.stat().st_size, "path": str(path)} for name, path in WEIGHTS.items()}
+    models: dict[str, dict] = {name: {"bytes": path.stat().st_size, "path": str(path)} for name, path in WEIGHTS.items()}
     if options.json:
         print(json.dumps({"models": models, "configs": {name: str(path) for name, path in CONFIGS.items()}}, indent=2))
         return 0

@@ -13,9 +13,9 @@ if __name__ == "__main__":
 
     here = str(Path(__file__).resolve().parent)
     sys.path[:] = [entry for entry in sys.path if str(Path(entry or ".").resolve()) != here]
-    from neuralcodec.train import main
+    from neuralcodec import train
 
-    raise SystemExit(main())
+    raise SystemExit(train.main())
 
 import copy
 import math

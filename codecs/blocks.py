@@ -133,6 +133,13 @@ def _lapped_matrix(size: int) -> np.ndarray:
     return butterfly @ np.block([[identity, zero], [zero, flip @ dct2.T @ dct4 @ flip]]) @ butterfly
 
 
+def zero(*modules: nn.Module) -> None:
+    """Set all parameters to zero: what a residual branch starts from."""
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column of (B, C, H, W) until both sides are multiples."""
     height, width = x.shape[-2:]

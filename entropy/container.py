@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAGIC = b"\x8eNC\n"  # a byte no text starts with, and a newline that text-mode transfers would mangle
 VERSION = 1
@@ -87,7 +87,8 @@ def read(data: bytes) -> Content:
     body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(data) <= len(MAGIC) + 1 + CHECKSUM_BYTES or zlib.crc32(body).to_bytes(CHECKSUM_BYTES, "little") != checksum:
         raise ContainerError("the file is damaged or truncated (checksum mismatch)")
-    values, position = {}, 0
+    values: dict[str, Any] = {}
+    position = 0
     for field in HEADER:
         values[field.name], position = _unpack(field, body, position, values)
     modality = _modality(values["modality"])

@@ -27,7 +27,8 @@ def read_picture(source, name: str = "the image") -> np.ndarray:
         CodecError: not a picture, a damaged one, or one that has what these codecs would drop: transparency, more than 8 bits, CMYK.
     """
     try:
-        with Image.open(source) as image:
+        with Image.open(source) as opened:
+            image: Image.Image = opened
             if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
                 if _opaque(image):
                     image = image.convert("RGB" if image.mode != "LA" else "L")
@@ -54,7 +55,7 @@ def encode_pixels(codec: Codec, pixels: np.ndarray, level: float) -> bytes:
         CodecError: another shape or type, or no pixels at all.
     """
     pixels = np.asarray(pixels)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or not pixels.size:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3) or not pixels.size:
         raise CodecError(f"an image is (H, W, 3) or (H, W) of uint8, not {pixels.shape} of {pixels.dtype}")
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
         raise CodecError(f"images of more than {MAX_PIXELS} pixels are not supported yet")
@@ -90,7 +91,7 @@ def _device(codec: Codec) -> torch.device:
 
 
 def _opaque(image: Image.Image) -> bool:
-    return image.convert("RGBA").getextrema()[3][0] == 255
+    return int(np.asarray(image.convert("RGBA").getchannel("A")).min()) == 255
 
 
 def _grey_palette(image: Image.Image) -> bool:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
+from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple, zero
 from neuralcodec.codecs.image.transforms import PATCH
 from neuralcodec.entropy.integer import IntegerConv2d, round_half_up
 from neuralcodec.entropy.models import INDEX_PER_NAT, SCALE_MIN, SCALES
@@ -45,9 +45,7 @@ class HyperAnalysis(nn.Module):
         self.signs = nn.Conv2d(latent, patterns, 1, bias=False)
         self.spread = nn.Sequential(nn.LeakyReLU(0.1), nn.Conv2d(patterns, patterns, 3, padding=1))
         self.pool = nn.Conv2d(patterns * PATCH**2, hyper, 1)
-        nn.init.zeros_(self.signs.weight)
-        for parameter in self.spread.parameters():
-            nn.init.zeros_(parameter)
+        zero(self.signs, self.spread)
 
     @staticmethod
     def log_magnitude(y: Tensor) -> Tensor:
@@ -89,8 +87,7 @@ class HyperSynthesis(nn.Module):
         nn.init.constant_(self.offset.rows, INDEX_PER_NAT * 2)  # a scale of about one
         self.mean = nn.Conv2d(2 * patterns, latent, 1) if means else None
         if self.mean is not None:
-            nn.init.zeros_(self.mean.weight)
-            nn.init.zeros_(self.mean.bias)
+            zero(self.mean)
 
     def features(self, z_hat: Tensor, height: int, width: int) -> Tensor:
         """Integers (B, 2 · patterns, height, width), 0…255."""
@@ -143,6 +140,7 @@ def initialise(analysis: HyperAnalysis, synthesis: HyperSynthesis, y: Tensor, ga
     step = 6**0.5
     scale = spread.repeat_interleave(PATCH**2)
     analysis.pool.weight.copy_((patch * scale[:, None] / step).T[:, :, None, None])
+    assert analysis.pool.bias is not None
     analysis.pool.bias.copy_(-(patch / step).T @ typical)
 
     signed = torch.cat((torch.eye(hyper), -torch.eye(hyper)))

@@ -74,7 +74,8 @@ class ImageCodec(Codec):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the latent of an image."""
-        return tuple(-(-side // self.multiple) * (self.multiple // STRIDE) for side in (height, width))
+        rows, columns = (-(-side // self.multiple) * (self.multiple // STRIDE) for side in (height, width))
+        return rows, columns
 
     def synthesise(self, y_hat: Tensor, level: Tensor, height: int, width: int) -> Tensor:
         x_hat = self.g_s(y_hat * self.inverse_gain(level).exp()[:, :, None, None], level)

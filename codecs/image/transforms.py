@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.blocks import DepthwiseBlock, LappedFilter, LevelVectors
+from neuralcodec.codecs.blocks import DepthwiseBlock, LappedFilter, LevelVectors, zero
 
 STRIDE = 16
 PATCH = 4  # latent positions along each side of what the coarse transform takes together
@@ -101,8 +101,7 @@ class LappedAnalysis(nn.Module):
         self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(blocks)))
         self.gain = LevelVectors(levels, width, knots)
         self.head = nn.Conv2d(4 * width, latent, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        zero(self.head)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         hidden = self.blocks(self.stem(F.pixel_unshuffle(x - 0.5, 8))) * self.gain(level).exp()[:, :, None, None]
@@ -128,9 +127,7 @@ class LappedSynthesis(nn.Module):
         self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(blocks)))
         self.gain = LevelVectors(levels, width, knots)
         self.head = nn.Conv2d(width, 192, 1)
-        for layer in (self.latent_stem, self.head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero(self.latent_stem, self.head)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         linear = self.linear(y_hat)

@@ -165,7 +165,11 @@ class Hevc(Candidate):
         with av.open(buffer, "w", format="hevc") as file:
             stream = file.add_stream("libx265", rate=1)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p10le"
-            stream.codec_context.options = {"preset": self.preset, "tune": self.tune, "x265-params": f"qp={setting:g}:{self.parameters}"}
+            stream.codec_context.options = {
+                "preset": self.preset,
+                "tune": self.tune,
+                "x265-params": f"qp={round(setting)}:{self.parameters}",
+            }
             file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
         return Encoded(buffer.getvalue())

@@ -34,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--levels", type=_numbers, metavar="A,B,…", help="rate levels of models, instead of --points")
     add("--limit", type=_positive, metavar="N", help="the first N images only")
     add("--root", metavar="DIR", help="where the dataset is, if not below NEURALCODEC_DATA")
-    add("-o", "--output", metavar="DIR", help="write results.json, rd.csv and rd.png here")
+    add("-o", "--output", metavar="DIR", help="write results.json, rd.csv, rd.png and report.html here")
     add("--cost", action="store_true", help="also parameters, multiply-accumulates per pixel and peak memory, on the first image")
+    add("--samples", type=int, default=2, metavar="N", help="images shown side by side in the report (default: 2)")
     add("--jobs", type=_positive, default=1, metavar="N", help="measure N files at a time; encode and decode times then mean little")
     add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
     add("-f", "--force", action="store_true", help="overwrite earlier results")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from neuralcodec.codecs.base import CodecError
-    from neuralcodec.eval import cost, curves, show, sweep
+    from neuralcodec.eval import cost, curves, report, show, sweep
     from neuralcodec.eval.metrics import DEFINITIONS
     from neuralcodec.eval.results import Results
     from neuralcodec.eval.store import Store
@@ -105,13 +106,18 @@ def _run(args: argparse.Namespace) -> int:
     results = Results(dataset, DEFINITIONS, environment, all_curves, comparisons)
 
     if output:
+        with show.Progress() as progress:
+            shown = [chosen[i * len(chosen) // args.samples] for i in range(args.samples)] if args.samples <= len(chosen) else chosen
+            advance = progress.task("images for the report", len(shown) * len(codecs))
+            samples = [report.sample(codecs, image, advance) for image in shown]
         output.mkdir(parents=True, exist_ok=True)
         results.save(output / "results.json")
         results.save_csv(output / "rd.csv")
         show.plot(results, output / "rd.png")
+        report.save(results, samples, output / "report.html")
     show.table(results, anchor)
     if output:
-        print(f"wrote results.json, rd.csv and rd.png to {output}", file=sys.stderr)
+        print(f"wrote results.json, rd.csv, rd.png and report.html to {output}", file=sys.stderr)
     if wrong := [curve.name for curve in measured if any(point.symbols_equal is False for point in curve.points)]:
         raise CodecError(f"files of {', '.join(wrong)} did not decode to what was encoded")
     return 0

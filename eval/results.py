@@ -120,7 +120,7 @@ class Results:
     schema: int = SCHEMA
 
     def save(self, path: str | Path) -> None:
-        _write(Path(path), json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write(Path(path), json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def save_csv(self, path: str | Path) -> None:
         """One row for each point of each curve."""
@@ -164,7 +164,8 @@ def _point(content: dict) -> Point:
     return Point(**{**content, "files": [File(**file) for file in content["files"]]})
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """All of it or nothing."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from neuralcodec.eval.results import Comparison, Curve, Results
 
-METRIC_NAMES = {"psnr_rgb": "PSNR, RGB", "ms_ssim_rgb_db": "MS-SSIM, RGB, dB", "psnr_yuv611": "PSNR, YUV 6:1:1"}
+METRIC_NAMES = {"psnr_rgb": "RGB PSNR, dB", "ms_ssim_rgb_db": "RGB MS-SSIM, dB", "psnr_yuv611": "YUV 6:1:1 PSNR, dB"}
 
 
 class Progress(rich.progress.Progress):
@@ -64,7 +64,7 @@ def table(results: Results, anchor: Curve, console: Console | None = None) -> No
             points.add_section()
     console.print(points)
 
-    rates = Table(title=f"BD-rate against {anchor.label} (negative: fewer bits at equal quality)")
+    rates = Table(title=f"BD-rate against {anchor.label} (negative: fewer bits at equal quality), and the range of quality")
     rates.add_column("codec")
     shown = [metric for metric in METRIC_NAMES if any(comparison.metric == metric for comparison in results.comparisons)]
     for metric in shown:
@@ -95,7 +95,7 @@ def percent(comparison: Comparison) -> str:
 
 
 def quality_range(comparison: Comparison) -> str:
-    return "" if comparison.low is None else f"{comparison.low:.2f}…{comparison.high:.2f} dB"
+    return "" if comparison.low is None else f"{comparison.low:.2f}…{comparison.high:.2f}"
 
 
 def plot(results: Results, path: str | Path) -> None:

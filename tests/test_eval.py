@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from neuralcodec.codecs.base import build
-from neuralcodec.eval import colour, command, cost, curves, metrics, results, store, sweep
+from neuralcodec.eval import colour, command, cost, curves, metrics, report, results, store, sweep
 from neuralcodec.eval.classical import CLASSICAL
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.results import Curve, Item, Point
@@ -203,6 +204,11 @@ def test_results_are_written_and_read_back(folder, weights, tmp_path, capsys):
     assert len(rows) == 12 and float(rows[0]["bpp"]) == pytest.approx(read.curves[0].points[0].bpp)
     with Image.open(out / "rd.png") as image:
         assert image.width > 500
+    page = (out / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["']|url\((?!#)|@import""", page), "the report must need no other file"
+    shown = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [image["name"] for image in shown["samples"][0]["images"]] == ["original", "small", "jpeg", "webp"]
+    assert shown["curves"][0]["points"] == json.loads((out / "results.json").read_text())["curves"][0]["points"]
     assert "BD-rate against jpeg" in capsys.readouterr().out
     assert not list(out.glob("*.part"))
 
@@ -313,3 +319,13 @@ def test_quality_metrics_against_their_definitions():
     assert metrics.quality(x, x)["ms_ssim_rgb"] == pytest.approx(1)
     assert metrics.decibels(0.99) == pytest.approx(20)
     assert "ms_ssim_rgb" not in metrics.quality(x[:160], x[:160])
+
+
+def test_samples_come_near_the_rate_asked_for():
+    pixels = picture(height=128, width=192)
+    for name in ("jpeg", "webp"):
+        lowest, highest = (len(CLASSICAL[name].encode(pixels, setting).data) * 8 / pixels[..., 0].size for setting in (20, 90))
+        wanted = (lowest * highest) ** 0.5
+        coded = report.at_rate(CLASSICAL[name], pixels, wanted)
+        assert coded.bpp == pytest.approx(wanted, rel=0.1)
+        assert coded.pixels.shape == pixels.shape

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuralcodec.codecs.blocks import LappedFilter, LevelVectors, pad_to_multiple
-from neuralcodec.codecs.image.transforms import LinearLapped
+from neuralcodec.codecs.image.transforms import GDN, LinearLapped
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT, ScalarQuantizer, soft_round
 
 
@@ -121,3 +121,27 @@ def test_soft_rounding_goes_from_identity_to_rounding():
     assert torch.allclose(soft_round(x, 1e-3), x, atol=1e-4)
     away = (x - torch.floor(x) - 0.5).abs() > 0.1
     assert np.allclose(soft_round(x, 100.0)[away], torch.round(x)[away], atol=1e-3)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_divisive_normalisation_is_its_formula_with_and_without_gradients(inverse):
+    torch.manual_seed(0)
+    layer = GDN(6, inverse)
+    with torch.no_grad():
+        layer.beta.uniform_(0.5, 1.5)
+        layer.gamma.uniform_(-0.2, 0.5)
+    x = torch.randn(2, 6, 70, 80)
+    beta, gamma = layer.beta.square(), layer.gamma.clamp_min(0).square()
+    norm = (beta[:, None, None] + torch.einsum("ij,bjhw->bihw", gamma, x.square())).sqrt()
+    expected = x * norm if inverse else x / norm
+    with torch.no_grad():
+        assert torch.allclose(layer(x.clone()), expected, atol=1e-5)
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_divisive_normalisation_agrees_with_compressai():
+    layers = pytest.importorskip("compressai.layers")
+    for inverse in (False, True):
+        ours, theirs = GDN(5, inverse), layers.GDN(5, inverse)
+        x = torch.randn(1, 5, 8, 8)
+        assert torch.allclose(ours(x), theirs(x), atol=1e-6)

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint, OnExceptionCheckpoint, ProgressBar, Timer
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -113,8 +113,9 @@ class RateDistortion(L.LightningModule):
         trainer = self.trainer
         spent = [trainer.global_step / trainer.max_steps] if trainer.max_steps > 0 else []
         for callback in trainer.callbacks:
-            if isinstance(callback, Timer) and callback._duration:
-                spent.append(callback.time_elapsed() / callback._duration)
+            if isinstance(callback, Timer) and (remaining := callback.time_remaining()) is not None:
+                elapsed = callback.time_elapsed()
+                spent.append(elapsed / max(elapsed + remaining, 1e-9))
         return min(max(spent, default=0.0), 1.0)
 
     def configure_optimizers(self):
@@ -254,34 +255,46 @@ def freeze_and_save(codec: Codec, out: str | Path, metadata: Mapping[str, str], 
     return save_weights(codec, out, metadata)
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt``, every three minutes and at the end, which Lightning's own schedule by time would leave out."""
+
+    def __init__(self, folder: Path):
+        super().__init__(dirpath=folder, save_last=True, train_time_interval=timedelta(minutes=3), enable_version_counter=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        trainer.save_checkpoint(Path(self.dirpath or ".") / "last.ckpt")
+
+
 class TrainCLI(LightningCLI):
-    """LightningCLI with this project's defaults: EMA, checkpoints every three minutes, CSV and TensorBoard logs."""
+    """LightningCLI with this project's defaults: EMA, checkpoints every three minutes, CSV and TensorBoard logs, all below ``runs``."""
 
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        if "bf16" in str(config.trainer.precision) and not torch.cuda.is_available():
+        config = (self.config[self.subcommand] if self.subcommand else self.config).trainer
+        if "bf16" in str(config.precision) and not torch.cuda.is_available():
             warnings.warn("no GPU: training in 32-bit, since CPUs emulate bf16 slowly", stacklevel=2)
-            config.trainer.precision = "32-true"
-        # Lightning refuses a callback whose switch is off.
-        switches = {ProgressBar: config.trainer.enable_progress_bar, Checkpoint: config.trainer.enable_checkpointing}
-        off = tuple(kind for kind, switch in switches.items() if switch is False)
-        self.trainer_defaults["callbacks"] = [callback for callback in self.trainer_defaults["callbacks"] if not isinstance(callback, off)]
-
-
-def trainer_defaults() -> dict[str, Any]:
-    root = "runs"
-    return {
-        "default_root_dir": root,
-        "use_distributed_sampler": False,
-        "logger": [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")],
-        "callbacks": [
+            config.precision = "32-true"
+        root = Path(config.default_root_dir)
+        if config.logger is None:
+            config.logger = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
+        callbacks = [
             EMAWeightAveraging(decay=0.999, use_buffers=False),
-            ModelCheckpoint(dirpath=f"{root}/checkpoints", save_last=True, train_time_interval=timedelta(minutes=3)),
+            LastCheckpoint(root / "checkpoints"),
+            OnExceptionCheckpoint(root / "checkpoints", "interrupted"),
             TQDMProgressBar(refresh_rate=20),
-        ],
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 50,
-    }
+        ]
+        # Lightning refuses a callback whose switch is off.
+        switches = {ProgressBar: config.enable_progress_bar, Checkpoint: config.enable_checkpointing}
+        off = tuple(kind for kind, switch in switches.items() if switch is False)
+        self.trainer_defaults["callbacks"] = [callback for callback in callbacks if not isinstance(callback, off)]
+
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs",
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 50,
+}
 
 
 def resolve_configs(arguments: list[str]) -> list[str]:
@@ -305,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
         TrainCLI(
             RateDistortion,
             ImageDataModule,
-            trainer_defaults=trainer_defaults(),
+            trainer_defaults=dict(TRAINER_DEFAULTS),
             save_config_kwargs={"overwrite": True},
             args=arguments,
         )

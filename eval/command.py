@@ -13,6 +13,7 @@ examples:
   neuralcodec eval kodak --codec image-tiny --codec jpeg --codec webp -o results
   neuralcodec eval photos/ --codec my-weights.safetensors --codec jpeg --anchor jpeg
   neuralcodec eval kodak --codec image-tiny --published vtm-18.0 mbt2018-mean --anchor vtm-18.0 -o results
+  neuralcodec eval compare before/results.json after/results.json --format latex
 """
 
 
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("dataset", help="kodak, or a folder of images")
+    add("dataset", help="kodak, a folder of images, or compare")
+    add("files", nargs="*", metavar="RESULTS", help="after compare: results.json files")
     add(
         "--codec",
         action="append",
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, default=2, metavar="N", help="images shown side by side in the report (default: 2)")
     add("--jobs", type=_positive, default=1, metavar="N", help="measure N files at a time; encode and decode times then mean little")
     add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
+    add("--format", choices=("markdown", "latex"), default="markdown", help="of compare's table")
     add("-f", "--force", action="store_true", help="overwrite earlier results")
 
 
@@ -54,6 +57,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.dataset == "compare":
+        from neuralcodec.eval import compare
+        from neuralcodec.eval.results import ResultsError
+
+        if not args.files:
+            raise ResultsError("compare needs results.json files")
+        print(compare.table(compare.compare(args.files, args.anchor), args.format))
+        return 0
+    return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
     from neuralcodec.codecs.base import CodecError
     from neuralcodec.eval import cost, curves, report, show, sweep
     from neuralcodec.eval.metrics import DEFINITIONS
@@ -67,6 +82,8 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if unknown := [name for name in args.published if name not in curves.PUBLISHED]:
         raise CodecError(f"there is no published curve {unknown[0]!r}; there are {', '.join(curves.PUBLISHED)}")
+    if args.files:
+        raise CodecError(f"what is {args.files[0]!r}? only compare takes files")
     if not args.codec:
         raise CodecError("name at least one codec with --codec")
     output = Path(args.output) if args.output else None

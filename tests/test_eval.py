@@ -329,3 +329,48 @@ def test_samples_come_near_the_rate_asked_for():
         coded = report.at_rate(CLASSICAL[name], pixels, wanted)
         assert coded.bpp == pytest.approx(wanted, rel=0.1)
         assert coded.pixels.shape == pixels.shape
+
+
+@pytest.fixture(scope="module")
+def two_results(tmp_path_factory):
+    """The same codec before and after it learned to do with half the rate."""
+    folder = tmp_path_factory.mktemp("compare")
+    dataset = results.Dataset("set", [Item("one", 8, 8, "ab")])
+    for name, factor in (("before", 1), ("after", 0.5)):
+        measured = [curve([rate * factor for rate in RATES], QUALITIES, "mine"), curve(RATES, QUALITIES, "jpeg")]
+        results.Results(dataset, {}, {}, [*measured, curves.published("webp")], []).save(folder / f"{name}.json")
+    results.Results(results.Dataset("other", [Item("two", 8, 8, "cd")]), {}, {}, measured, []).save(folder / "other.json")
+    return folder
+
+
+def test_compare_prints_what_changed_between_two_files(two_results, capsys):
+    assert evaluate("compare", two_results / "before.json", two_results / "after.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| mine [after] | mine [before] | -50.0 % (28.00…39.50) |"
+    assert lines[3] == "| jpeg [after] | jpeg [before] | +0.0 % (28.00…39.50) |"
+
+
+def test_compare_takes_an_anchor_and_writes_latex(two_results, capsys):
+    assert evaluate("compare", two_results / "before.json", two_results / "after.json", "--anchor", "jpeg", "--format", "latex") == 0
+    out = capsys.readouterr().out
+    assert r"mine [after] & jpeg [before] & -50.0 \% (28.00--39.50) \\" in out
+    assert out.count("webp (published)") >= 1 and out.count("& jpeg [before]") == 4
+    assert evaluate("compare", two_results / "after.json", "--anchor", "webp") == 0
+    assert "| mine | webp (published) |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["before.json", "other.json"], "different images"),
+        (["before.json"], "--anchor"),
+        (["before.json", "--anchor", "nothing"], "no curve is called"),
+        (["nothing.json"], "no file"),
+        ([], "needs results.json"),
+    ],
+)
+def test_compare_refuses_what_it_cannot_compare(two_results, arguments, words, capsys, monkeypatch):
+    monkeypatch.chdir(two_results)
+    assert evaluate("compare", *arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1

@@ -1,0 +1,97 @@
+"""``neuralcodec eval compare A.json B.json``: BD-rates between results that were measured at different times or places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from neuralcodec.eval import curves
+from neuralcodec.eval.results import Comparison, Curve, Results, ResultsError, load
+from neuralcodec.eval.show import METRIC_NAMES, percent, quality_range
+
+
+class Row(NamedTuple):
+    codec: str
+    anchor: str
+    comparisons: dict[str, Comparison]  # by metric
+
+
+def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
+    """Codecs of later files against those of the same name in the first, or every codec of every file against one anchor.
+
+    Raises:
+        ResultsError: a file is not readable, the files are of different images, or there is nothing to compare.
+    """
+    loaded = [load(path) for path in paths]
+    for path, results in zip(paths[1:], loaded[1:]):
+        if _images(results) != _images(loaded[0]):
+            raise ResultsError(f"{paths[0]} and {path} are of different images ({loaded[0].dataset.name}, {results.dataset.name})")
+    several = len(paths) > 1
+    named = [
+        (curve, replace(curve, name=f"{curve.name} [{tag}]") if several and curve.kind == "measured" else curve)
+        for tag, results in zip(_tags(paths), loaded)
+        for curve in results.curves
+    ]
+    if anchor:
+        chosen = next((pair for pair in named if pair[0].name == anchor), None)
+        if chosen is None:
+            raise ResultsError(f"no curve is called {anchor!r}; there are {', '.join(dict.fromkeys(pair[0].name for pair in named))}")
+        return [_row(curve, chosen[1]) for _, curve in _once(named) if curve is not chosen[1]]
+    first = {curve.name: shown for curve, shown in named[: len(loaded[0].curves)] if curve.kind == "measured"}
+    later = named[len(loaded[0].curves) :]
+    rows = [_row(shown, first[curve.name]) for curve, shown in later if curve.kind == "measured" and curve.name in first]
+    if not rows:
+        raise ResultsError("no codec is in the first file and in a later one; name an anchor with --anchor")
+    return rows
+
+
+def table(rows: Sequence[Row], style: str) -> str:
+    """The rows as a table, ``markdown`` or ``latex`` (with booktabs)."""
+    metrics = [metric for metric in METRIC_NAMES if any(metric in row.comparisons for row in rows)]
+    head = ["codec", "against", *(f"BD-rate, {METRIC_NAMES[metric]}" for metric in metrics)]
+    body = [[row.codec, row.anchor, *(_cell(row.comparisons.get(metric)) for metric in metrics)] for row in rows]
+    notes = dict.fromkeys(
+        f"{row.codec}: {each.note}" for row in rows for metric, each in row.comparisons.items() if each.note and metric == metrics[0]
+    )
+    if style == "latex":
+        lines = [r"\begin{tabular}{ll" + "r" * len(metrics) + "}", r"\toprule", _latex_row(head), r"\midrule"]
+        lines += [*map(_latex_row, body), r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in notes)]
+        return "\n".join(lines)
+    rule = ["---", "---", *["---:"] * len(metrics)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
+    return "\n".join(lines + ([""] + [f"* {note}" for note in notes] if notes else []))
+
+
+def _row(curve: Curve, anchor: Curve) -> Row:
+    return Row(curve.label, anchor.label, {each.metric: each for each in curves.compare([curve, anchor], anchor)})
+
+
+def _cell(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    return f"{percent(comparison)} ({quality_range(comparison)})" if comparison.bd_rate is not None else percent(comparison)
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    replaced = (cell.replace("_", r"\_").replace("%", r"\%").replace("…", "--") for cell in cells)
+    return " & ".join(replaced) + r" \\"
+
+
+def _images(results: Results) -> list[str]:
+    return sorted(item.sha256 for item in results.dataset.items)
+
+
+def _once(named: Sequence[tuple[Curve, Curve]]) -> list[tuple[Curve, Curve]]:
+    """Published curves that several files hold, only once."""
+    return list({shown.label: (curve, shown) for curve, shown in reversed(named)}.values())[::-1]
+
+
+def _tags(paths: Sequence[str]) -> list[str]:
+    """What tells the files apart: their names, or their folders where the names are the same."""
+    names = [Path(path).stem for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    folders = [Path(path).resolve().parent.name for path in paths]
+    return folders if len(set(folders)) == len(folders) else [str(number) for number in range(1, len(paths) + 1)]

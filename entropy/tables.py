@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 PRECISION = 16  # bits: frequencies of one table sum to 2^16
 MAX_EXCESS_BITS = 33  # of an escaped int32's distance from its table, sign folded in
-MAX_LOW = 2**20  # magnitude of a table's first symbol; an int32 symbol's distance from it wraps around at most once, and never onto an entry
+MAX_LOW = 2**20  # magnitude of a table's first symbol; int32 symbols' distances from it may wrap around, but never onto an entry
 MAX_ENTRIES = 4096  # of one table; keeps the smallest frequency at a sensible distance from the total
 CACHES = ("arrays", "coders", "_costs")  # of IntegerTables, made on first use
 

@@ -28,16 +28,22 @@ class Candidate:
     Attributes:
         name: unique among the codecs of a measurement.
         description: one line: what it is, at which options.
-        details: what identifies the codec, as JSON.
         settings: to measure, from the smallest files to the largest.
-        missing: the package that is not installed and without which the codec does not work.
     """
 
     name: str
     description: str
-    details: dict[str, Any]
     settings: Sequence[float]
-    missing: str | None = None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What identifies the codec, as JSON."""
+        raise NotImplementedError
+
+    @property
+    def missing(self) -> str | None:
+        """The package that is not installed and without which the codec does not work."""
+        return None
 
     @property
     def origin(self) -> str:

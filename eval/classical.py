@@ -35,7 +35,12 @@ class Pillow(Candidate):
     def __init__(self, name: str, kind: str, options: dict, description: str, settings: Sequence[float], feature: str):
         self.name, self.kind, self.options, self.settings = name, kind, options, settings
         self.description = f"{description}; setting: quality"
-        self.details = {"library": f"Pillow {PIL.__version__}, {feature} {features.version(feature)}", "options": options}
+        self.feature = feature
+
+    @property
+    def details(self) -> dict:
+        library = f"Pillow {PIL.__version__}, {self.feature} {features.version(self.feature)}"
+        return {"library": library, "options": self.options}
 
     def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
         buffer = io.BytesIO()
@@ -92,7 +97,7 @@ class JpegXl(ImageCodecs):
     def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
         import imagecodecs
 
-        return Encoded(imagecodecs.jpegxl_encode(pixels, distance=setting, numthreads=os.cpu_count(), **self.options))
+        return Encoded(bytes(imagecodecs.jpegxl_encode(pixels, distance=setting, numthreads=os.cpu_count(), **self.options)))
 
     def decode(self, data: bytes) -> Decoded:
         import imagecodecs
@@ -128,7 +133,7 @@ class Avif(ImageCodecs):
         import imagecodecs
 
         deep = np.round(pixels * ((2**BITS - 1) / 255)).astype(np.uint16)
-        return Encoded(imagecodecs.avif_encode(deep, level=round(setting), numthreads=os.cpu_count(), **self.options))
+        return Encoded(bytes(imagecodecs.avif_encode(deep, level=round(setting), numthreads=os.cpu_count(), **self.options)))
 
     def decode(self, data: bytes) -> Decoded:
         import imagecodecs
@@ -177,9 +182,9 @@ class Hevc(Candidate):
     def decode(self, data: bytes) -> Decoded:
         import av
 
-        with av.open(io.BytesIO(data), format="hevc") as file:
+        with av.open(io.BytesIO(data), "r", format="hevc") as file:
             frame = next(file.decode(video=0))
-        planes = [np.frombuffer(plane, np.uint16).reshape(frame.height, -1)[:, : frame.width] for plane in frame.planes]
+        planes = [np.frombuffer(memoryview(plane), np.uint16).reshape(frame.height, -1)[:, : frame.width] for plane in frame.planes]
         return Decoded(colour.to_rgb(np.stack(planes, -1), BITS))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,10 @@ class Learned(Candidate):
         self.settings = self._rounded(levels) if levels else self.spread(POINTS)
         kind = (self.codec.spec or {}).get("class_path", type(self.codec).__name__).rpartition(".")[2]
         self.description = f"{kind}, {parameter_count(self.codec) / 1e6:.2f} M parameters, one model for all points; setting: rate level"
-        self.details = {
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {
             "fingerprint": (self.codec.fingerprint or b"").hex(),
             "spec": self.codec.spec,
             "parameters": parameter_count(self.codec),

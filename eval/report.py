@@ -45,7 +45,7 @@ def save(results: Results, samples: Sequence[dict], path: str | Path) -> None:
 def sample(codecs: Sequence[Candidate], image: Image, advance: Callable[[], None] = lambda: None) -> dict:
     """An image's crop as it is, and as every codec gives it back at about :data:`SAMPLE_BPP`."""
     pixels = read_rgb(image.path)
-    shown = [{"name": "original", "bpp": None, "psnr_rgb": None, "source": _embedded(pixels)}]
+    shown: list[dict[str, str | float | None]] = [{"name": "original", "bpp": None, "psnr_rgb": None, "source": _embedded(pixels)}]
     for codec in codecs:
         coded = at_rate(codec, pixels, SAMPLE_BPP)
         psnr = metrics.psnr_of_mse(metrics.mse(pixels, coded.pixels))

@@ -8,7 +8,7 @@
   "curves": [
     { "name", "kind": "measured" | "published", "description",
       "source":  null, or where published numbers come from (repository@commit:path),
-      "details": {"fingerprint": …, "settings": …},                                        of measured codecs
+      "details": {"fingerprint": …, "spec": …, "cost": {…}}, {"library": …, "options": …}, or {"dataset": …} if published
       "points": [                                                                          in order of rate
         { "setting": level or quality, null in published curves,
           "bpp", "quality": {"psnr_rgb", "psnr_rgb_of_mean_mse", …},

@@ -30,9 +30,9 @@ def main() -> None:
         pixels = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
         picture, file, out = (str(Path(folder) / name) for name in ("picture.png", "picture.nci", "out.png"))
         Image.fromarray(pixels).save(picture)
-        run(program, "encode", picture, file, *model)
+        run(program, "encode", picture, "-o", file, *model)
         commands = {
-            "neuralcodec decode": [program, "decode", file, out, "-f", *model],
+            "neuralcodec decode": [program, "decode", file, "-o", out, "-f", *model],
             "neuralcodec --help": [program, "--help"],
             'python -c "import torch"': [sys.executable, "-c", "import torch"],
             "python -c pass": [sys.executable, "-c", "pass"],

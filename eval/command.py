@@ -123,9 +123,10 @@ def _measure(args: argparse.Namespace) -> int:
     results = Results(dataset, DEFINITIONS, environment, all_curves, comparisons)
 
     if output:
+        count = min(args.samples, len(chosen))
+        shown = [chosen[i * len(chosen) // count] for i in range(count)]
         with show.Progress() as progress:
-            shown = [chosen[i * len(chosen) // args.samples] for i in range(args.samples)] if args.samples <= len(chosen) else chosen
-            advance = progress.task("images for the report", len(shown) * len(codecs))
+            advance = progress.task("images for the report", len(shown) * len(codecs)) if shown else None
             samples = [report.sample(codecs, image, advance) for image in shown]
         output.mkdir(parents=True, exist_ok=True)
         results.save(output / "results.json")

@@ -42,7 +42,7 @@ def save(results: Results, samples: Sequence[dict], path: str | Path) -> None:
     write(Path(path), TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text))
 
 
-def sample(codecs: Sequence[Candidate], image: Image, advance: Callable[[], None] = lambda: None) -> dict:
+def sample(codecs: Sequence[Candidate], image: Image, advance: Callable[[], None] | None = None) -> dict:
     """An image's crop as it is, and as every codec gives it back at about :data:`SAMPLE_BPP`."""
     pixels = read_rgb(image.path)
     shown: list[dict[str, str | float | None]] = [{"name": "original", "bpp": None, "psnr_rgb": None, "source": _embedded(pixels)}]
@@ -50,7 +50,8 @@ def sample(codecs: Sequence[Candidate], image: Image, advance: Callable[[], None
         coded = at_rate(codec, pixels, SAMPLE_BPP)
         psnr = metrics.psnr_of_mse(metrics.mse(pixels, coded.pixels))
         shown.append({"name": codec.name, "bpp": coded.bpp, "psnr_rgb": psnr, "source": _embedded(coded.pixels)})
-        advance()
+        if advance:
+            advance()
     return {"item": image.item.name, "images": shown}
 
 

@@ -25,7 +25,9 @@ SCALES = 64
 SCALE_MIN, SCALE_MAX = 0.11, 256.0
 INDEX_PER_NAT = (SCALES - 1) / math.log(SCALE_MAX / SCALE_MIN)  # index = INDEX_PER_NAT · ln(scale / SCALE_MIN)
 SMALLEST_LIKELIHOOD = 2.0**-24  # caps the rate of an outlier while training; coding escapes it at about this cost
-BITS_PER_SQUARED_STEP = 6 / math.log(2)  # where R + λD is least at high rate: D = step²/12, R = -log2(step)
+# R + λD is least at 6 / ln 2 bits per squared step at high rate (D = step²/12, R = -log2(step)). Twice that was best on training images
+# (BD-rate of the plain rounding 0 %, of once that -4.1 %, of twice -5.8 %, of three times -5.6 %): gains learned with noise are coarser.
+BITS_PER_SQUARED_STEP = 12 / math.log(2)
 PRIOR_COUNT = 1000
 TAIL = 2.0**-17  # probability mass on each side that a table leaves to its escape
 

@@ -20,7 +20,7 @@ LATENT, BATCH = 96, 4  # 48 · 64 · 96 · 4 = 1,179,648 indexes
 
 
 def plain(head: HyperSynthesis, z_hat: Tensor, level: Tensor) -> Tensor:
-    return head(z_hat, level, ROWS, COLUMNS).index
+    return head(z_hat, level, ROWS, COLUMNS).scale_index
 
 
 def channels_last(head: HyperSynthesis, z_hat: Tensor, level: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def test_training_runs_the_arithmetic_of_coding(head, side_information, indexes)
     with torch.no_grad():
         features = training.features(z_hat, ROWS, COLUMNS)
         assert torch.equal(features, copy.deepcopy(head).features(z_hat, ROWS, COLUMNS))
-        fractional = training(z_hat, level, ROWS, COLUMNS).index
+        fractional = training(z_hat, level, ROWS, COLUMNS).scale_index
     # Coding rounds to the nearest index; the level's offset is in fixed point there, within 1.5 units of 2^-9.
     assert (fractional.clamp(0, 63) - indexes).abs().max() <= 0.5 + 2 * 2**-9
 

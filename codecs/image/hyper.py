@@ -24,7 +24,7 @@ Z_LIMIT = 127  # hyper-latents are integers of int8 range
 
 
 class Prediction(NamedTuple):
-    index: Tensor  # scale index of every latent value: real while training, integer in 0…63 at evaluation
+    scale_index: Tensor  # of every latent value: real while training, integer in 0…63 at evaluation
     mean: Tensor | None
 
 

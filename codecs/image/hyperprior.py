@@ -197,16 +197,16 @@ class Hyperprior(ImageCodec):
         knot = self.gain.nearest_knot(level)
         if self.training:
             quantized = self.quantizer(y, prediction.mean)
-            y_bits = self.y_model.bits(quantized.proxy, prediction.index)
+            y_bits = self.y_model.bits(quantized.proxy, prediction.scale_index)
         else:
             quantized = self._round(y, prediction)
-            y_bits = self.y_model.coded_bits(quantized.symbols, prediction.index)
+            y_bits = self.y_model.coded_bits(quantized.symbols, prediction.scale_index)
         bits = {"z": sum_per_item(self.z_prior.bits(z.proxy, knot)), "y": sum_per_item(y_bits)}
         x_hat = self.synthesise(quantized.values, level, *x.shape[-2:])
         return Output(x_hat, bits, {}, {"z": z.symbols, "y": quantized.symbols})
 
     def _round(self, y: Tensor, prediction: hyper.Prediction) -> Quantized:
-        symbols = self.y_model.round(y if prediction.mean is None else y - prediction.mean, prediction.index)
+        symbols = self.y_model.round(y if prediction.mean is None else y - prediction.mean, prediction.scale_index)
         return Quantized(self.quantizer.dequantize(symbols, prediction.mean), symbols.int(), symbols)
 
     @torch.inference_mode()
@@ -219,7 +219,7 @@ class Hyperprior(ImageCodec):
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), *z.shape[-2:])
         streams = [
             rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
-            rans.encode(symbols.cpu().numpy(), _as_bytes(prediction.index), self.y_model.tables),
+            rans.encode(symbols.cpu().numpy(), _as_bytes(prediction.scale_index), self.y_model.tables),
         ]
         return Compressed(streams, {"z": z, "y": symbols})
 
@@ -233,7 +233,7 @@ class Hyperprior(ImageCodec):
         if int(z.min()) < -hyper.Z_LIMIT or int(z.max()) > hyper.Z_LIMIT:
             raise rans.CorruptStream("side information out of range")
         prediction = self.h_s(z.float(), at, rows, columns)
-        decoded = rans.decode(streams[1], _as_bytes(prediction.index), self.y_model.tables)
+        decoded = rans.decode(streams[1], _as_bytes(prediction.scale_index), self.y_model.tables)
         symbols = torch.from_numpy(decoded).to(self._device)
         y_hat = self.quantizer.dequantize(symbols, prediction.mean)
         return Decompressed(self.synthesise(y_hat, at, height, width), {"z": z, "y": symbols})
@@ -254,7 +254,7 @@ class Hyperprior(ImageCodec):
                 z = self.z_quantizer(self.h_a(y, at).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
                 prediction = self.h_s(z.float(), at, *y.shape[-2:])
                 symbols = self._round(y, prediction).symbols.clamp(-reach, reach).long()
-                flat = prediction.index.long() * (2 * reach + 1) + symbols + reach
+                flat = prediction.scale_index.long() * (2 * reach + 1) + symbols + reach
                 counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
         self.y_model.build_tables(counts)
 

@@ -126,8 +126,8 @@ def _measure(args: argparse.Namespace) -> int:
         count = min(args.samples, len(chosen))
         shown = [chosen[i * len(chosen) // count] for i in range(count)]
         with show.Progress() as progress:
-            advance = progress.task("images for the report", len(shown) * len(codecs)) if shown else None
-            samples = [report.sample(codecs, image, advance) for image in shown]
+            step = progress.task("images for the report", len(shown) * len(codecs)) if shown else None
+            samples = [report.sample(codecs, image, step) for image in shown]
         output.mkdir(parents=True, exist_ok=True)
         results.save(output / "results.json")
         results.save_csv(output / "rd.csv")

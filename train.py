@@ -38,7 +38,8 @@ from torch import Tensor
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import Codec, CodecError, build, first_line, load_weights, save_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal
-from neuralcodec.datasets.images import ImageDataModule, central_crops, resolve_folder, to_tensor
+from neuralcodec.datasets.images import central_crops, resolve_folder, to_tensor
+from neuralcodec.datasets.modules import ImageDataModule
 from neuralcodec.eval.metrics import psnr
 
 

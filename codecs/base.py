@@ -183,6 +183,7 @@ def save_weights(codec: Codec, path: str | Path, metadata: Mapping[str, str] | N
         tensors[name] = tensor
     text = {**(metadata or {}), "format": "neuralcodec", "spec": json.dumps(codec.spec, sort_keys=True)}
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(tensors, text))
     part.replace(path)

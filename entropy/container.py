@@ -33,7 +33,7 @@ HEADER: tuple[Field, ...] = (
     Field("level", "u8", "rate level, in quarters: 4 · level"),
     Field("size", "varints", "of the signal; " + "; ".join(f"{name}: {', '.join(names)}" for name, names in SIZES.items())),
     Field("stream_count", "varint", f"number of streams, at most {MAX_STREAMS}"),
-    Field("stream_lengths", "varints", "bytes of each stream, in coding order"),
+    Field("stream_lengths", "varints", "bytes of each stream but the last, in coding order; the last one takes the rest"),
 )
 TRAILER: tuple[Field, ...] = (
     Field("streams", "bytes", "the streams, one after another"),
@@ -66,7 +66,7 @@ def write(modality: str, fingerprint: bytes, level: float, size: Sequence[int], 
         "level": round(level * 4),
         "size": size,
         "stream_count": len(streams),
-        "stream_lengths": [len(stream) for stream in streams],
+        "stream_lengths": [len(stream) for stream in streams[:-1]],
     }
     data = b"".join(_pack(field, values[field.name]) for field in HEADER) + b"".join(streams)
     return data + zlib.crc32(data).to_bytes(CHECKSUM_BYTES, "little")
@@ -96,7 +96,8 @@ def read(data: bytes) -> Content:
     for length in values["stream_lengths"]:
         streams.append(body[position : position + length])
         position += length
-    if position != len(body):
+    streams.append(body[position:])
+    if position > len(body):
         raise ContainerError("the lengths of the file's streams do not add up")
     header_bytes = len(data) - sum(map(len, streams))
     return Content(modality, values["fingerprint"], values["level"] / 4, tuple(values["size"]), streams, header_bytes)
@@ -130,7 +131,7 @@ def _unpack(field: Field, data: bytes, position: int, before: dict):
             raise ContainerError(f"the file claims {value} streams")
         return value, position
     if field.kind == "varints":
-        count = before["stream_count"] if field.name == "stream_lengths" else len(SIZES[_modality(before["modality"])])
+        count = before["stream_count"] - 1 if field.name == "stream_lengths" else len(SIZES[_modality(before["modality"])])
         values = []
         for _ in range(count):
             value, position = _read_varint(data, position)

@@ -20,19 +20,19 @@ def with_checksum(body: bytes) -> bytes:
 
 def test_bytes_of_a_fixed_file_never_change():
     body = (
-        b"\x8eNC\n" + b"\x01" + b"\x01" + b"\x01\x02\x03\x04" + b"\x7f" + b"\x80\x04\x80\x06\x03" + b"\x02" + b"\x04\x08" + b"sidelatent!!"
+        b"\x8eNC\n" + b"\x01" + b"\x01" + b"\x01\x02\x03\x04" + b"\x7f" + b"\x80\x04\x80\x06\x03" + b"\x02" + b"\x04" + b"sidelatent!!"
     )
     assert with_checksum(body) == FIXED
-    assert FIXED.hex() == "8e4e430a0101010203047f8004800603020408736964656c6174656e7421210e6ce235"
+    assert FIXED.hex() == "8e4e430a0101010203047f80048006030204736964656c6174656e7421212efdd5d2"
 
 
 def test_fixed_file_reads_back():
     content = container.read(FIXED)
-    assert content == container.Content("image", b"\x01\x02\x03\x04", 31.75, (512, 768, 3), [b"side", b"latent!!"], 23)
+    assert content == container.Content("image", b"\x01\x02\x03\x04", 31.75, (512, 768, 3), [b"side", b"latent!!"], 22)
 
 
 def test_overhead_of_a_small_image_is_at_most_24_bytes():
-    data = container.write("image", bytes(4), 63, (2**14 - 1, 2**14 - 1, 3), [b"z" * 127, b"y" * (2**14 - 1)])
+    data = container.write("image", bytes(4), 63, (2**14 - 1, 2**14 - 1, 3), [b"z" * (2**14 - 1), b"y" * 2**20])
     assert container.read(data).header_bytes <= 24
 
 
@@ -82,9 +82,15 @@ def test_every_truncation_and_trailing_bytes_are_refused():
         container.read(FIXED + b"\0")
 
 
-def test_trailing_bytes_behind_a_valid_checksum_are_refused():
+def test_bytes_behind_the_last_stream_belong_to_it():
+    """So they are refused by the coder, which must end where its stream does."""
+    assert container.read(with_checksum(FIXED[:-4] + b"\0")).streams == [b"side", b"latent!!\0"]
+
+
+def test_stream_lengths_beyond_the_file_are_refused():
+    altered = FIXED[:17] + b"\x0d" + FIXED[18:-4]
     with pytest.raises(container.ContainerError, match="do not add up"):
-        container.read(with_checksum(FIXED[:-4] + b"\0"))
+        container.read(with_checksum(altered))
 
 
 def test_another_version_is_named():

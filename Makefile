@@ -33,7 +33,7 @@ test: venv
 
 lint: venv
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --diff . >/dev/null || echo "note: ruff format would change some files"
+	$(BIN)/ruff format --check .
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml $(TYPED)
 
 bench: venv

@@ -1,6 +1,6 @@
 """The quickest look: a photograph becomes a small file and comes back; the Kodak curve is drawn if Kodak is at hand.
 
-    python benchmarks/demo.py [OUT_FOLDER]
+python benchmarks/demo.py [OUT_FOLDER]
 """
 
 from __future__ import annotations

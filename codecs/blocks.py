@@ -58,8 +58,8 @@ class LevelVectors(nn.Module):
 class DepthwiseBlock(nn.Module):
     """Depthwise convolution between two 1×1 layers, then a 1×1 feed-forward pair, both residual.
 
-        x ──1×1──act──DW 3×3──1×1──(+)──1×1 (×2)──act──1×1──(+)──►
-         └──────────────────────────┘ └─────────────────────┘
+    x ──1×1──act──DW 3×3──1×1──(+)──1×1 (×2)──act──1×1──(+)──►
+     └──────────────────────────┘ └─────────────────────┘
     """
 
     def __init__(self, channels: int, expansion: int = 2):

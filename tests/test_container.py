@@ -19,9 +19,7 @@ def with_checksum(body: bytes) -> bytes:
 
 
 def test_bytes_of_a_fixed_file_never_change():
-    body = (
-        b"\x8eNC\n" + b"\x01" + b"\x01" + b"\x01\x02\x03\x04" + b"\x7f" + b"\x80\x04\x80\x06\x03" + b"\x02" + b"\x04" + b"sidelatent!!"
-    )
+    body = b"\x8eNC\n" + b"\x01" + b"\x01" + b"\x01\x02\x03\x04" + b"\x7f" + b"\x80\x04\x80\x06\x03" + b"\x02" + b"\x04" + b"sidelatent!!"
     assert with_checksum(body) == FIXED
     assert FIXED.hex() == "8e4e430a0101010203047f80048006030204736964656c6174656e7421212efdd5d2"
 

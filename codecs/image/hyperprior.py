@@ -28,7 +28,7 @@ from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
 class ImageCodec(Codec):
     """What the family shares: transforms around a latent at 1/16, and gains that turn it into quantization steps of a level.
 
-        x ──g_a──(× gain)──► y ──quantize──► ŷ ──(× inverse gain)──g_s──► x̂
+    x ──g_a──(× gain)──► y ──quantize──► ŷ ──(× inverse gain)──g_s──► x̂
     """
 
     modality = "image"

@@ -113,9 +113,9 @@ class LappedAnalysis(nn.Module):
 class LappedSynthesis(nn.Module):
     """The inverse of :class:`LappedAnalysis`, then a small network that repairs the picture.
 
-        ŷ ──linear lapped synthesis──┬──────────────────────────────────────────────────────────(+)──► x̂
-        │                  space-to-depth 8, 1×1                                                 │
-        └──1×1, depth-to-space 2────(+)──blocks──(× gain of the level)──1×1──depth-to-space 8────┘
+    ŷ ──linear lapped synthesis──┬──────────────────────────────────────────────────────────(+)──► x̂
+    │                  space-to-depth 8, 1×1                                                 │
+    └──1×1, depth-to-space 2────(+)──blocks──(× gain of the level)──1×1──depth-to-space 8────┘
     """
 
     multiple = STRIDE * PATCH

@@ -46,7 +46,7 @@ def main() -> int:
         return 0
     print("\nKodak, all 24 images:")
     codecs = [word for name in ("image-tiny", "jpeg", "webp") for word in ("--codec", name)]
-    return neuralcodec_command(["eval", "kodak", *codecs, "--points", "5", "--anchor", "jpeg", "-o", str(out / "kodak")])
+    return neuralcodec_command(["eval", "kodak", *codecs, "--points", "5", "--anchor", "jpeg", "-f", "-o", str(out / "kodak")])
 
 
 if __name__ == "__main__":

@@ -40,3 +40,4 @@ bench: venv
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/hyperprior.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/large.py

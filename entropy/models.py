@@ -1,8 +1,8 @@
 """Entropy models: a differentiable rate in training, integer tables for coding.
 
 * :class:`FactorizedPrior`: a learned density per channel. Ballé et al. 2018, https://arxiv.org/abs/1802.01436, appendix 6.1. Differs in
-  an optional scale per rate level, so that one density serves all levels, and in tables whose range is found by bisection at export
-  instead of by an auxiliary loss.
+  an optional scale per rate level, so that one density serves all levels, and in tables whose range is read off the density at export
+  instead of being learned by an auxiliary loss.
 * :class:`GaussianConditional`: a zero-mean Gaussian whose scale is one of 64, chosen per symbol by an index (same paper, section 3; scale
   table as in CompressAI, 0.11 … 256). The mean is subtracted before quantization, so the coder never sees it.
 """

@@ -69,7 +69,7 @@ class ImageCodec(Codec):
         return torch.sqrt(18 / (np.log(2) * self.lmbda(self.knot_levels()) * 255**2))
 
     def analyse(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0…1 to a latent in quantization steps, (B, latent, ⌈H/16⌉, ⌈W/16⌉)."""
+        """(B, 3, H, W) in 0…1 to a latent in quantization steps, (B, latent, rows, columns of :meth:`grid`)."""
         return self.g_a(pad_to_multiple(x, self.multiple), level) * self.gain(level).exp()[:, :, None, None]
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -209,13 +209,17 @@ class Hyperprior(ImageCodec):
         symbols = self.y_model.round(y if prediction.mean is None else y - prediction.mean, prediction.scale_index)
         return Quantized(self.quantizer.dequantize(symbols, prediction.mean), symbols.int(), symbols)
 
+    def _symbols(self, x: Tensor, level: Tensor) -> tuple[Tensor, hyper.Prediction, Tensor]:
+        """What is coded for an image: z, the prediction that a decoder makes from it, and y less its mean, both int32."""
+        y = self.analyse(x, level)
+        z = self.z_quantizer(self.h_a(y, level).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
+        prediction = self.h_s(z.float(), level, *y.shape[-2:])
+        return z, prediction, self._round(y, prediction).symbols
+
     @torch.inference_mode()
     def compress(self, x: Tensor, level: float) -> Compressed:
         at = self._level(level, x.device)
-        y = self.analyse(x, at)
-        z = self.z_quantizer(self.h_a(y, at).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
-        prediction = self.h_s(z.float(), at, *y.shape[-2:])
-        symbols = self._round(y, prediction).symbols
+        z, prediction, symbols = self._symbols(x, at)
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), *z.shape[-2:])
         streams = [
             rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
@@ -249,12 +253,8 @@ class Hyperprior(ImageCodec):
         counts = np.zeros((models.SCALES, 2 * reach + 1))
         for x in signals:
             for level in self.knot_levels().tolist():
-                at = self._level(level, x.device)
-                y = self.analyse(x, at)
-                z = self.z_quantizer(self.h_a(y, at).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
-                prediction = self.h_s(z.float(), at, *y.shape[-2:])
-                symbols = self._round(y, prediction).symbols.clamp(-reach, reach).long()
-                flat = prediction.scale_index.long() * (2 * reach + 1) + symbols + reach
+                _, prediction, symbols = self._symbols(x, self._level(level, x.device))
+                flat = prediction.scale_index.long() * (2 * reach + 1) + symbols.clamp(-reach, reach).long() + reach
                 counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
         self.y_model.build_tables(counts)
 

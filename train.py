@@ -40,7 +40,7 @@ from neuralcodec.codecs.base import Codec, CodecError, build, first_line, load_w
 from neuralcodec.codecs.files import decode_signal, encode_signal
 from neuralcodec.datasets.images import central_crops, resolve_folder, to_tensor
 from neuralcodec.datasets.modules import ImageDataModule
-from neuralcodec.eval.metrics import psnr
+from neuralcodec.eval.metrics.image import psnr
 
 
 class Validation(NamedTuple):

@@ -16,7 +16,7 @@ from skimage import data as photographs
 import neuralcodec
 from neuralcodec.cli import main as neuralcodec_command
 from neuralcodec.datasets.images import kodak_folder, to_tensor
-from neuralcodec.eval.metrics import psnr
+from neuralcodec.eval.metrics.image import psnr
 
 
 def main() -> int:

@@ -19,10 +19,8 @@ def main() -> None:
     neuralcodec.decode(coded)
     decoded = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(
-        print(f"{pixels.shape[1]}×{pixels.shape[0]}; loading the model counts as encoding")
-        print(f"encode {encoded - start:.1f} s, decode {decoded - encoded:.1f} s, peak {peak:.2f} GB")
-    )
+    print(f"{pixels.shape[1]}×{pixels.shape[0]}; loading the model counts as encoding")
+    print(f"encode {encoded - start:.1f} s, decode {decoded - encoded:.1f} s, peak {peak:.2f} GB")
 
 
 if __name__ == "__main__":

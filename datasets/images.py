@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
+KODAK_ITEMS = 24
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
 
 
@@ -197,6 +198,21 @@ class ImageFolder(Dataset):
         return self.files[index].stem, to_tensor(read_rgb(self.files[index]))[0]
 
 
+def named_folder(name: str, root: str | Path | None = None) -> Path:
+    """The folder of ``kodak``, or of ``clic``: any of the CLIC challenge's sets as its organisers pack them.
+
+    Raises:
+        FileNotFoundError: not there, and not to be had.
+    """
+    if name == "kodak" or root is not None:
+        return kodak_folder(root)
+    data = data_root()
+    found = sorted(path for parent in (data / "eval", data) for path in parent.glob("clic*") if path.is_dir()) if data else []
+    if not found:
+        raise FileNotFoundError("CLIC is not here: pass its folder as --root (https://clic.compression.cc has it)")
+    return found[0]
+
+
 def kodak_folder(root: str | Path | None = None, download: bool = True) -> Path:
     """The folder of the 24 Kodak images: ``root``, else below ``NEURALCODEC_DATA``, else a cache that is filled from their public address.
 
@@ -210,7 +226,7 @@ def kodak_folder(root: str | Path | None = None, download: bool = True) -> Path:
             if folder.is_dir():
                 return folder
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "neuralcodec" / "kodak"
-    for number in range(1, 25):
+    for number in range(1, KODAK_ITEMS + 1):
         path = cache / f"kodim{number:02d}.png"
         if path.exists():
             continue

@@ -1,4 +1,4 @@
-"""What can be measured: anything that turns pixels into the bytes of a file and back."""
+"""What can be measured: anything that turns a signal into the bytes of a file and back."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    pixels: np.ndarray  # (H, W, 3) uint8
+    signal: Any  # as the candidate's modality has it
     symbols: Mapping[str, Tensor] | None = None
 
 
 class Candidate:
     """A codec at a number of settings.
 
+    Signals are (H, W, 3) uint8 arrays of RGB in images, :class:`~neuralcodec.datasets.audio.Sound` in audio and
+    :class:`~neuralcodec.datasets.video.Clip` in video.
+
     Attributes:
+        modality: ``image``, ``audio`` or ``video``.
         name: unique among the codecs of a measurement.
         description: one line: what it is, at which options.
         settings: to measure, from the smallest files to the largest.
     """
 
+    modality: str = "image"
     name: str
     description: str
     settings: Sequence[float]
@@ -50,15 +55,20 @@ class Candidate:
         """What :func:`candidate` makes it from."""
         return self.name
 
-    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
-        """(H, W, 3) uint8 RGB to the bytes of a file."""
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The modules and packages of neuralcodec whose text decides what the codec does; its measurements are kept until one changes."""
+        return (type(self).__module__,)
+
+    def encode(self, signal: Any, setting: float) -> Encoded:
+        """A signal to the bytes of a file."""
         raise NotImplementedError
 
     def decode(self, data: bytes) -> Decoded:
         """Undo :meth:`encode`."""
         raise NotImplementedError
 
-    def estimated_bits(self, pixels: np.ndarray, setting: float) -> float | None:
+    def estimated_bits(self, signal: Any, setting: float) -> float | None:
         """What the codec's own probabilities say the streams should cost, if it has any."""
         return None
 

@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("dataset", help="kodak, a folder of images, or compare")
+    add("dataset", help="kodak, clic, a folder or a file, or compare")
     add("files", nargs="*", metavar="RESULTS", help="after compare: results.json files")
+    add("--modality", choices=("image", "audio", "video"), help="what to measure in a folder that holds signals of several kinds")
     add(
         "--codec",
         action="append",
@@ -34,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--anchor", metavar="NAME", help="codec or published curve that BD-rates refer to (default: the first classical codec)")
     add("--points", type=_positive, metavar="N", help="settings of each codec, evenly spread (default: 8 of models, all of others)")
     add("--levels", type=_numbers, metavar="A,B,…", help="rate levels of models, instead of --points")
-    add("--limit", type=_positive, metavar="N", help="the first N images only")
+    add("--limit", type=_positive, metavar="N", help="the first N items only")
     add("--root", metavar="DIR", help="where the dataset is, if not below NEURALCODEC_DATA")
     add("-o", "--output", metavar="DIR", help="write results.json, rd.csv, rd.png and report.html here")
-    add("--cost", action="store_true", help="also parameters, multiply-accumulates per pixel and peak memory, on the first image")
-    add("--samples", type=int, default=2, metavar="N", help="images shown side by side in the report (default: 2)")
+    add("--cost", action="store_true", help="also parameters, multiply-accumulates per unit of signal and peak memory, on the first item")
+    add("--samples", type=int, default=2, metavar="N", help="items shown side by side in the report (default: 2)")
     add("--jobs", type=_positive, default=1, metavar="N", help="measure N files at a time; encode and decode times then mean little")
     add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
     add("--format", choices=("markdown", "latex"), default="markdown", help="of compare's table")
@@ -70,18 +71,19 @@ def _run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     from neuralcodec.codecs.base import CodecError
-    from neuralcodec.eval import cost, curves, report, show, sweep
-    from neuralcodec.eval.metrics import DEFINITIONS
+    from neuralcodec.eval import cost, curves, modalities, report, show, sweep
     from neuralcodec.eval.results import Results
     from neuralcodec.eval.store import Store
 
+    modality = (modalities.MODALITIES[args.modality] if args.modality else modalities.kind_of(args.dataset, args.root))()
+    published = curves.PUBLISHED[modality.name]
     if args.published == ["list"]:
-        for name in curves.PUBLISHED:
-            curve = curves.published(name)
-            print(f"{name:22} {curve.description}; {curve.source}")
+        for name in published:
+            curve = curves.published(name, modality)
+            print(f"{name:22} {curve.description}; {curve.protocol}; {curve.source}")
         return 0
-    if unknown := [name for name in args.published if name not in curves.PUBLISHED]:
-        raise CodecError(f"there is no published curve {unknown[0]!r}; there are {', '.join(curves.PUBLISHED)}")
+    if unknown := [name for name in args.published if name not in published]:
+        raise CodecError(f"there is no published curve {unknown[0]!r}; there are {', '.join(published)}")
     if args.files:
         raise CodecError(f"what is {args.files[0]!r}? only compare takes files")
     if not args.codec:
@@ -90,19 +92,18 @@ def _measure(args: argparse.Namespace) -> int:
     if output and (output / "results.json").exists() and not args.force:
         raise CodecError(f"{output / 'results.json'} exists; -f overwrites it")
 
-    codecs = _candidates(args.codec, args.levels)
+    codecs = _candidates(args.codec, args.levels, modality.name)
     names = [codec.name for codec in codecs]
     if len(set(names)) < len(names):
         raise CodecError(f"two of the codecs have the same name: {', '.join(names)}")
-    chosen = sweep.images(args.dataset, args.root, args.limit)
-    dataset = sweep.describe(args.dataset, chosen)
+    chosen = modalities.sources(modality, args.dataset, args.root, args.limit)
+    dataset = modalities.describe(modality, args.dataset, chosen)
     wanted = list(dict.fromkeys(args.published))
     if args.anchor and args.anchor not in (*names, *wanted):
-        if args.anchor not in curves.PUBLISHED:
-            raise CodecError(f"the anchor {args.anchor!r} is neither measured here nor one of {', '.join(curves.PUBLISHED)}")
+        if args.anchor not in published:
+            raise CodecError(f"the anchor {args.anchor!r} is neither measured here nor one of {', '.join(published)}")
         wanted.append(args.anchor)
-    if wanted and not curves.whole_kodak(dataset):
-        raise CodecError("published curves are means over the 24 Kodak images; beside other images they would mislead")
+    others = [curves.published(name, modality) for name in wanted]
 
     environment = sweep.environment(args.jobs)
     conditions = {name: environment[name] for name in ("torch", "processor", "threads", "jobs")}
@@ -113,20 +114,21 @@ def _measure(args: argparse.Namespace) -> int:
             stack.enter_context(pool)
         tasks = [progress.task(codec.name, len(chosen) * len(codec.spread(args.points))) for codec in codecs]
         for codec, advance in zip(codecs, tasks):
-            curve = sweep.measure(codec, chosen, args.points, advance, store, pool)
+            curve = sweep.measure(codec, modality, dataset.name, chosen, args.points, advance, store, pool)
             if args.cost:
-                curve.details["cost"] = asdict(cost.cost(codec, chosen[0].path))
+                curve.details["cost"] = asdict(cost.cost(codec, modality, chosen[0].path))
             measured.append(curve)
-    all_curves = [*measured, *(curves.published(name) for name in wanted)]
+    all_curves = [*measured, *others]
     anchor = _anchor(args.anchor, all_curves)
-    comparisons = curves.compare(all_curves, anchor)
-    results = Results(dataset, DEFINITIONS, environment, all_curves, comparisons)
+    titles = modality.metrics.TITLES
+    comparisons = curves.compare(all_curves, anchor, list(titles))
+    results = Results(dataset, modality.definitions, titles, environment, all_curves, comparisons)
 
     if output:
         count = min(args.samples, len(chosen))
         shown = [chosen[i * len(chosen) // count] for i in range(count)]
         with show.Progress() as progress:
-            step = progress.task("images for the report", len(shown) * len(codecs)) if shown else None
+            step = progress.task("samples for the report", len(shown) * len(codecs)) if shown else None
             samples = [report.sample(codecs, image, step) for image in shown]
         output.mkdir(parents=True, exist_ok=True)
         results.save(output / "results.json")
@@ -141,16 +143,19 @@ def _measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def _candidates(wanted: list[str], levels: list[float] | None):
-    """In the order asked for, ``classical`` expanded, those whose libraries are missing named and left out."""
+def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
+    """In the order asked for, ``classical`` expanded to those of the modality, those whose libraries are missing named and left out."""
     from neuralcodec.codecs.base import CodecError
     from neuralcodec.eval.candidates import candidate
     from neuralcodec.eval.classical import CLASSICAL
 
-    expanded = [each for name in wanted for each in (CLASSICAL if name == "classical" else [name])]
+    classical = [name for name, codec in CLASSICAL.items() if codec.modality == modality]
+    expanded = [each for name in wanted for each in (classical if name == "classical" else [name])]
     codecs = []
     for name in dict.fromkeys(expanded):
         codec = candidate(name, levels)
+        if codec.modality != modality:
+            raise CodecError(f"{name} is a codec of {codec.modality}, and {modality} is to be measured")
         if codec.missing:
             print(f"neuralcodec eval: {name} left out; it needs {codec.missing} (pip install 'neuralcodec[measure]')", file=sys.stderr)
         else:

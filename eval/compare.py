@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from neuralcodec.eval import curves
 from neuralcodec.eval.results import Comparison, Curve, Results, ResultsError, load
-from neuralcodec.eval.show import METRIC_NAMES, percent, quality_range
+from neuralcodec.eval.show import percent, quality_range
 
 
 class Row(NamedTuple):
     codec: str
     anchor: str
-    comparisons: dict[str, Comparison]  # by metric
+    comparisons: dict[str, Comparison]  # by the metric's title
 
 
 def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
     """Codecs of later files against those of the same name in the first, or every codec of every file against one anchor.
 
     Raises:
-        ResultsError: a file is not readable, the files are of different images, or there is nothing to compare.
+        ResultsError: a file is not readable, the files are of different items, or there is nothing to compare.
     """
     loaded = [load(path) for path in paths]
     for path, results in zip(paths[1:], loaded[1:]):
-        if _images(results) != _images(loaded[0]):
-            raise ResultsError(f"{paths[0]} and {path} are of different images ({loaded[0].dataset.name}, {results.dataset.name})")
+        if _items(results) != _items(loaded[0]):
+            raise ResultsError(f"{paths[0]} and {path} are of different items ({loaded[0].dataset.name}, {results.dataset.name})")
+    titles = loaded[0].titles
     several = len(paths) > 1
     named = [
         (curve, replace(curve, name=f"{curve.name} [{tag}]") if several and curve.kind == "measured" else curve)
@@ -38,10 +39,10 @@ def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
         chosen = next((pair for pair in named if pair[0].name == anchor), None)
         if chosen is None:
             raise ResultsError(f"no curve is called {anchor!r}; there are {', '.join(dict.fromkeys(pair[0].name for pair in named))}")
-        return [_row(curve, chosen[1]) for _, curve in _once(named) if curve is not chosen[1]]
+        return [_row(curve, chosen[1], titles) for _, curve in _once(named) if curve is not chosen[1]]
     first = {curve.name: shown for curve, shown in named[: len(loaded[0].curves)] if curve.kind == "measured"}
     later = named[len(loaded[0].curves) :]
-    rows = [_row(shown, first[curve.name]) for curve, shown in later if curve.kind == "measured" and curve.name in first]
+    rows = [_row(shown, first[curve.name], titles) for curve, shown in later if curve.kind == "measured" and curve.name in first]
     if not rows:
         raise ResultsError("no codec is in the first file and in a later one; name an anchor with --anchor")
     return rows
@@ -49,8 +50,8 @@ def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
 
 def table(rows: Sequence[Row], style: str) -> str:
     """The rows as a table, ``markdown`` or ``latex`` (with booktabs)."""
-    metrics = [metric for metric in METRIC_NAMES if any(metric in row.comparisons for row in rows)]
-    head = ["codec", "against", *(f"BD-rate, {METRIC_NAMES[metric]}" for metric in metrics)]
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.comparisons))
+    head = ["codec", "against", *(f"BD-rate, {metric}" for metric in metrics)]
     body = [[row.codec, row.anchor, *(_cell(row.comparisons.get(metric)) for metric in metrics)] for row in rows]
     notes = dict.fromkeys(
         f"{row.codec}: {each.note}" for row in rows for metric, each in row.comparisons.items() if each.note and metric == metrics[0]
@@ -64,8 +65,9 @@ def table(rows: Sequence[Row], style: str) -> str:
     return "\n".join(lines + ([""] + [f"* {note}" for note in notes] if notes else []))
 
 
-def _row(curve: Curve, anchor: Curve) -> Row:
-    return Row(curve.label, anchor.label, {each.metric: each for each in curves.compare([curve, anchor], anchor)})
+def _row(curve: Curve, anchor: Curve, titles: Mapping[str, str]) -> Row:
+    compared = curves.compare([curve, anchor], anchor, list(titles))
+    return Row(curve.label, anchor.label, {titles[each.metric]: each for each in compared})
 
 
 def _cell(comparison: Comparison | None) -> str:
@@ -79,7 +81,7 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(replaced) + r" \\"
 
 
-def _images(results: Results) -> list[str]:
+def _items(results: Results) -> list[str]:
     return sorted(item.sha256 for item in results.dataset.items)
 
 

@@ -1,8 +1,9 @@
-"""What coding one image costs: multiply–accumulates per pixel, parameters, peak memory."""
+"""What coding one item costs: multiply–accumulates per unit of signal, parameters, peak memory."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -13,37 +14,38 @@ from pathlib import Path
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuralcodec.codecs.base import CodecError, parameter_count
-from neuralcodec.datasets.images import read_rgb
 from neuralcodec.eval.candidates import Candidate
 from neuralcodec.eval.learned import Learned
+from neuralcodec.eval.modalities import Modality
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image at one setting; null where a number does not apply or cannot be had."""
+    """Of one item at one setting; null where a number does not apply or cannot be had."""
 
     parameters: int | None
-    encode_kmac_per_pixel: float | None  # convolutions and matrix products, as PyTorch's counter sees them; half its FLOPs
-    decode_kmac_per_pixel: float | None
+    encode_kmac: float | None  # per pixel or millisecond; convolutions and matrix products, as PyTorch's counter sees them: half its FLOPs
+    decode_kmac: float | None
     encode_peak_mib: float | None  # resident memory of a fresh process that does only this, Python and libraries included
     decode_peak_mib: float | None
 
 
-def cost(codec: Candidate, image: Path) -> Cost:
-    """The cost of an image at the middle of the codec's settings."""
+def cost(codec: Candidate, modality: Modality, path: Path) -> Cost:
+    """The cost of an item at the middle of the codec's settings."""
     setting = codec.settings[len(codec.settings) // 2]
-    pixels = read_rgb(image)
-    count = pixels.shape[0] * pixels.shape[1]
+    signal = modality.read(path)
+    extent = modality.extent(signal)
     parameters = encode = decode = None
-    data = codec.encode(pixels, setting).data
+    data = codec.encode(signal, setting).data
     if isinstance(codec, Learned):
         parameters = parameter_count(codec.codec)
-        encode = multiplications(lambda: codec.encode(pixels, setting)) / count / 1e3
-        decode = multiplications(lambda: codec.decode(data)) / count / 1e3
+        encode = multiplications(lambda: codec.encode(signal, setting)) / extent / 1e3
+        decode = multiplications(lambda: codec.decode(data)) / extent / 1e3
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "file"
-        file.write_bytes(data)
-        peaks = [peak_memory(direction, codec.origin, setting, path) for direction, path in (("encode", image), ("decode", file))]
+        ways = {"encode": signal, "decode": data}
+        for direction, content in ways.items():
+            (Path(folder) / direction).write_bytes(pickle.dumps(content))
+        peaks = [peak_memory(direction, codec.origin, setting, Path(folder) / direction) for direction in ways]
     return Cost(parameters, encode, decode, *peaks)
 
 

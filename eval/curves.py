@@ -11,50 +11,49 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuralcodec.eval.metrics import decibels
-from neuralcodec.eval.results import Comparison, Curve, Dataset, Point
+from neuralcodec.eval.modalities import Modality
+from neuralcodec.eval.results import Comparison, Curve, Point
 
-PUBLISHED = {path.stem: path for path in sorted((Path(__file__).parent / "anchors" / "image").glob("*.json"))}
-METRICS = {"psnr-rgb": "psnr_rgb", "ms-ssim-rgb": "ms_ssim_rgb"}  # as anchor files name them: as results do
-KODAK_ITEMS = 24
-COMPARED = ("psnr_rgb", "ms_ssim_rgb_db", "psnr_yuv611")  # metrics that get BD-rates
+PUBLISHED = {
+    modality: {path.stem: path for path in sorted((Path(__file__).parent / "anchors" / modality).glob("*.json"))}
+    for modality in ("image", "audio", "video")
+}
 MIN_POINTS = 4
 FULL_OVERLAP = 0.75  # share of both curves' range below which a BD-rate gets a note
 
 
-def published(name: str) -> Curve:
-    """A curve that others have published: means over all of Kodak.
+def published(name: str, modality: Modality) -> Curve:
+    """A curve that others have published: means over a test set.
 
     Raises:
         KeyError: no such curve.
     """
-    content = json.loads(PUBLISHED[name].read_text(encoding="utf-8"))
-    results = content["results"]
-    metrics = {ours: results[theirs] for theirs, ours in METRICS.items() if theirs in results}
-    if "ms_ssim_rgb" in metrics:
-        metrics["ms_ssim_rgb_db"] = [decibels(value) for value in metrics["ms_ssim_rgb"]]
-    points = [Point(None, bpp, {metric: values[i] for metric, values in metrics.items()}) for i, bpp in enumerate(results["bpp"])]
-    details = {"dataset": content["dataset"]} | ({"reference": content["reference"]} if "reference" in content else {})
-    return Curve(name, "published", content["description"], points, content["source"], details)
+    content = json.loads(PUBLISHED[modality.name][name].read_text(encoding="utf-8"))
+    results = {metric.replace("-", "_"): values for metric, values in content["results"].items()}
+    rates = results.pop(modality.rate_unit)
+    points = []
+    for i, rate in enumerate(rates):
+        quality = {metric: values[i] for metric, values in results.items() if values[i] is not None}
+        points.append(Point(None, rate, quality | modality.metrics.derived(quality, {})))
+    details = {"reference": content["reference"]} if "reference" in content else {}
+    return Curve(name, "published", content["description"], points, content["protocol"], content["source"], details)
 
 
-def whole_kodak(dataset: Dataset) -> bool:
-    """Whether the published curves are of these images."""
-    return sorted(item.name for item in dataset.items) == [f"kodim{number:02d}" for number in range(1, KODAK_ITEMS + 1)]
-
-
-def bd_rate(curve: Curve, anchor: Curve, metric: str = "psnr_rgb") -> Comparison:
+def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
     """BD-rate of a curve against an anchor: percent of the anchor's rate at equal quality, negative is better.
 
-    The result has no number, and a note that says why, where either curve has fewer than four points or they share no range of quality.
+    The result has no number, and a note that says why, where the curves are of different test sets, either has fewer than four points, or
+    they share no range of quality.
     """
 
     def verdict(value: float | None = None, low: float | None = None, high: float | None = None, note: str = "") -> Comparison:
         return Comparison(curve.name, curve.kind, anchor.name, anchor.kind, metric, value, low, high, note)
 
+    if curve.protocol != anchor.protocol:
+        return verdict(note=f"not comparable: {curve.label} is of {curve.protocol}, {anchor.label} of {anchor.protocol}")
     sides = []
     for side in (anchor, curve):
-        pairs = [(point.bpp, point.quality[metric]) for point in side.points if point.quality.get(metric) is not None]
+        pairs = [(point.rate, point.quality[metric]) for point in side.points if point.quality.get(metric) is not None]
         kept = _increasing(pairs)
         if len(kept) < MIN_POINTS:
             return verdict(note=f"BD-rate needs {MIN_POINTS} points; {side.label} has {len(kept)}")
@@ -78,14 +77,14 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str = "psnr_rgb") -> Comparison
     return verdict(value, low, high, "; ".join(notes))
 
 
-def compare(all_curves: Sequence[Curve], anchor: Curve) -> list[Comparison]:
-    """BD-rates of all other curves by RGB PSNR, and by the other metrics that both curves have."""
+def compare(all_curves: Sequence[Curve], anchor: Curve, metrics: Sequence[str]) -> list[Comparison]:
+    """BD-rates of all other curves by the first metric, and by those others that both curves have."""
     return [
         bd_rate(curve, anchor, metric)
-        for metric in COMPARED
+        for metric in metrics
         for curve in all_curves
         if curve is not anchor
-        and (metric == COMPARED[0] or all(metric in point.quality for each in (curve, anchor) for point in each.points))
+        and (metric == metrics[0] or all(metric in point.quality for each in (curve, anchor) for point in each.points))
     ]
 
 

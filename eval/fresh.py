@@ -1,11 +1,13 @@
-"""Code one file in a fresh process and print its peak memory in MiB: ``python -m neuralcodec.eval.fresh encode|decode CODEC SETTING FILE``.
+"""Code one item in a fresh process and print its peak memory in MiB: ``python -m neuralcodec.eval.fresh encode|decode CODEC SETTING FILE``.
 
-Kept free of imports that the codec does not need itself, since they would count.
+FILE is a pickle that the calling process has just written: the signal, or the bytes of its file. Kept free of imports that the codec does
+not need itself, since they would count.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -15,14 +17,11 @@ from neuralcodec.eval.candidates import candidate
 
 def main(direction: str, name: str, setting: str, path: str) -> None:
     codec = candidate(name)
+    content = pickle.loads(Path(path).read_bytes())
     if direction == "encode":
-        import numpy as np
-        from PIL import Image
-
-        with Image.open(path) as image:
-            codec.encode(np.asarray(image.convert("RGB")), float(setting))
+        codec.encode(content, float(setting))
     else:
-        codec.decode(Path(path).read_bytes())
+        codec.decode(content)
     print(json.dumps(high_water()))
 
 

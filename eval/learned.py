@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from neuralcodec.codecs.base import CodecError, parameter_count
 from neuralcodec.codecs.files import decode_signal, encode_signal, load
 from neuralcodec.entropy import container
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded
+from neuralcodec.eval.modalities import MODALITIES
 
 POINTS = 8  # measured unless told otherwise
 
@@ -31,8 +31,8 @@ class Learned(Candidate):
     def __init__(self, model: str, levels: Sequence[float] | None = None):
         self.model = str(model)
         self.codec = load(model)
-        if self.codec.modality != "image":
-            raise CodecError(f"{model} is a codec of {self.codec.modality}, not of images")
+        self.modality = self.codec.modality
+        self.kind = MODALITIES[self.codec.modality]()
         self.name = self.codec.name or str(model)
         highest = self.codec.levels - 1
         if levels and not 0 <= min(levels) <= max(levels) <= highest:
@@ -54,16 +54,20 @@ class Learned(Candidate):
     def origin(self) -> str:
         return self.model
 
-    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
-        return Encoded(*encode_signal(self.codec, to_tensor(pixels), setting))
+    @property
+    def code(self) -> tuple[str, ...]:
+        return ("neuralcodec.codecs", "neuralcodec.entropy")
+
+    def encode(self, signal: Any, setting: float) -> Encoded:
+        return Encoded(*encode_signal(self.codec, self.kind.to_tensor(signal), setting))
 
     def decode(self, data: bytes) -> Decoded:
         decoded = decode_signal(self.codec, data)
-        return Decoded(to_pixels(decoded.signal), decoded.symbols)
+        return Decoded(self.kind.from_tensor(decoded.signal), decoded.symbols)
 
     @torch.inference_mode()
-    def estimated_bits(self, pixels: np.ndarray, setting: float) -> float:
-        output = self.codec(to_tensor(pixels), torch.tensor([setting]))
+    def estimated_bits(self, signal: Any, setting: float) -> float:
+        output = self.codec(self.kind.to_tensor(signal), torch.tensor([setting]))
         return float(sum(output.bits.values()))
 
     def header_bytes(self, data: bytes) -> int:
@@ -74,13 +78,3 @@ class Learned(Candidate):
 
     def _rounded(self, levels: Iterable[float]) -> list[float]:
         return sorted({self.codec.nearest_level(level) for level in levels})
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 to (1, 3, H, W) in 0…1."""
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
-
-
-def to_pixels(x: Tensor) -> np.ndarray:
-    """(1, 3, H, W), clipped and rounded, to (H, W, 3) uint8."""
-    return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

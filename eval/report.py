@@ -14,11 +14,10 @@ import numpy as np
 import PIL.Image
 
 from neuralcodec.datasets.images import read_rgb
-from neuralcodec.eval import metrics
 from neuralcodec.eval.candidates import Candidate
+from neuralcodec.eval.metrics import image as metrics
+from neuralcodec.eval.modalities import MODALITIES, Source
 from neuralcodec.eval.results import Results, write
-from neuralcodec.eval.show import METRIC_NAMES
-from neuralcodec.eval.sweep import Image
 
 TEMPLATE = Path(__file__).with_name("report.html")
 CROP = 512, 384  # width and height at most of an image shown
@@ -37,12 +36,13 @@ def save(results: Results, samples: Sequence[dict], path: str | Path) -> None:
     Args:
         samples: of :func:`sample`.
     """
-    content = {**asdict(results), "metric_names": METRIC_NAMES, "samples": list(samples)}
+    kind = MODALITIES[results.dataset.modality]
+    content = {**asdict(results), "rate_title": kind.rate_title, "cost_unit": kind.cost_unit, "samples": list(samples)}
     text = json.dumps(content, ensure_ascii=False, allow_nan=False).replace("</", "<\\/")  # no text may end the script element
     write(Path(path), TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text))
 
 
-def sample(codecs: Sequence[Candidate], image: Image, advance: Callable[[], None] | None = None) -> dict:
+def sample(codecs: Sequence[Candidate], image: Source, advance: Callable[[], None] | None = None) -> dict:
     """An image's crop as it is, and as every codec gives it back at about :data:`SAMPLE_BPP`."""
     pixels = read_rgb(image.path)
     shown: list[dict[str, str | float | None]] = [{"name": "original", "bpp": None, "psnr_rgb": None, "source": _embedded(pixels)}]
@@ -68,7 +68,7 @@ def at_rate(codec: Candidate, pixels: np.ndarray, bpp: float) -> Coded:
         else:
             large = setting
     best = min(tried.values(), key=lambda data: abs(np.log(len(data) * 8 / count / bpp)))
-    return Coded(codec.decode(best).pixels, len(best) * 8 / count)
+    return Coded(codec.decode(best).signal, len(best) * 8 / count)
 
 
 def _embedded(pixels: np.ndarray) -> str:

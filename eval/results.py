@@ -1,22 +1,28 @@
-"""What a measurement yields, and the file that keeps it: ``results.json``, schema version 1.
+"""What a measurement yields, and the file that keeps it: ``results.json``, schema version 2.
 
 ```
-{ "schema": 1,
-  "dataset":     {"name": "kodak", "items": [{"name", "width", "height", "sha256"}, …]},   sha256: of the 8-bit RGB samples
-  "definitions": {"bpp": "…", "psnr_rgb": "…", …},                                         what each number means
-  "environment": {"neuralcodec": "0.1.0", "torch": …, "machine": …, "threads": …, …},
+{ "schema": 2,
+  "dataset":     {"name": "kodak", "modality": "image" | "audio" | "video",
+                  "rate_unit": "bpp" (bits per pixel, of all frames in video) or "kbps" (1000 bits per second of sound),
+                  "protocol": under which curves are comparable: "kodak" for all 24 of its images, …,
+                  "items": [{"name", "sha256": of the samples, "size": {"width", "height"}, …}, …]},
+  "definitions": {"rate": "…", "psnr_rgb": "…", …},                                        what each number means
+  "titles":      {"psnr_rgb": "RGB PSNR, dB", …},                                          metrics with BD-rates, the main one first
+  "environment": {"neuralcodec": "0.1.0", "torch": …, "processor": …, "threads": …, …},
   "curves": [
     { "name", "kind": "measured" | "published", "description",
+      "protocol": as the dataset's; curves of different protocols get no BD-rate,
       "source":  null, or where published numbers come from (repository@commit:path),
-      "details": {"fingerprint": …, "spec": …, "cost": {…}}, {"library": …, "options": …}, or {"dataset": …} if published
+      "details": {"fingerprint": …, "spec": …, "cost": {…}}, {"library": …, "options": …}, or {"reference": …} if published
       "points": [                                                                          in order of rate
         { "setting": level or quality, null in published curves,
-          "bpp", "quality": {"psnr_rgb", "psnr_rgb_of_mean_mse", …},
+          "rate", "quality": {"psnr_rgb", "psnr_rgb_of_mean_mse", …},
           "encode_seconds", "decode_seconds",                                              means over the items; null if published
-          "estimated_bpp":  learned codecs: by the codec's own probabilities; "bpp" includes the header as well,
+          "estimated_rate": learned codecs: by the codec's own probabilities; "rate" includes the header as well,
+          "payload_rate":   without what the container of the file costs, where that is known,
           "symbols_equal":  learned codecs: whether every decoded integer equalled the encoder's, in all items,
-          "files": [ {"item", "file_bytes", "bpp", "mse_rgb", "quality": {"psnr_rgb", …}, "encode_seconds", "decode_seconds",
-                      "estimated_bpp", "header_bytes", "symbols_equal"}, … ] }, … ] }, … ],
+          "files": [ {"item", "file_bytes", "rate", "errors": {"rgb": mean squared error, …}, "quality": {"psnr_rgb", …},
+                      "encode_seconds", "decode_seconds", "estimated_rate", "header_bytes", "symbols_equal"}, … ] }, … ] }, … ],
   "comparisons": [ {"curve", "curve_kind", "anchor", "anchor_kind", "metric", "bd_rate": percent or null, "low", "high": the range of
                     quality, "note"}, … ] }
 ```
@@ -30,7 +36,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class ResultsError(ValueError):
@@ -40,15 +46,17 @@ class ResultsError(ValueError):
 @dataclass(frozen=True)
 class Item:
     name: str
-    width: int
-    height: int
-    sha256: str  # of the 8-bit RGB samples
+    sha256: str  # of the samples
+    size: dict[str, int]  # width and height in pixels, samples and sampling rate, …
 
 
 @dataclass(frozen=True)
 class Dataset:
     name: str
+    modality: str
+    rate_unit: str
     items: list[Item]
+    protocol: str  # under which curves are comparable: a published test set by its name, or something nobody shares
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,12 @@ class File:
 
     item: str
     file_bytes: int
-    bpp: float  # of the whole file
-    mse_rgb: float  # on a 0…255 scale
+    rate: float  # of the whole file, in the dataset's unit
+    errors: dict[str, float]  # mean squared errors
     quality: dict[str, float]
     encode_seconds: float
     decode_seconds: float
-    estimated_bpp: float | None = None
+    estimated_rate: float | None = None
     header_bytes: int | None = None  # what the container adds to the streams
     symbols_equal: bool | None = None
 
@@ -72,11 +80,12 @@ class Point:
     """One setting of a codec over all items."""
 
     setting: float | None
-    bpp: float
+    rate: float
     quality: dict[str, float]
     encode_seconds: float | None = None
     decode_seconds: float | None = None
-    estimated_bpp: float | None = None
+    estimated_rate: float | None = None
+    payload_rate: float | None = None
     symbols_equal: bool | None = None
     files: list[File] = field(default_factory=list)
 
@@ -87,6 +96,7 @@ class Curve:
     kind: str  # "measured" or "published"
     description: str
     points: list[Point]
+    protocol: str  # test set and conditions, as in Dataset
     source: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -114,6 +124,7 @@ class Comparison:
 class Results:
     dataset: Dataset
     definitions: dict[str, str]
+    titles: dict[str, str]
     environment: dict[str, Any]
     curves: list[Curve]
     comparisons: list[Comparison]
@@ -125,16 +136,16 @@ class Results:
     def save_csv(self, path: str | Path) -> None:
         """One row for each point of each curve."""
         metrics = list(dict.fromkeys(name for curve in self.curves for point in curve.points for name in point.quality))
-        numbers = ["setting", "bpp", *metrics, "encode_seconds", "decode_seconds", "estimated_bpp", "symbols_equal"]
-        path = Path(path)
+        numbers = ["setting", "rate", "payload_rate", *metrics, "encode_seconds", "decode_seconds", "estimated_rate", "symbols_equal"]
+        path, unit = Path(path), self.dataset.rate_unit
         part = path.with_name(path.name + ".part")
         with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["codec", "kind", *numbers, "source"])
+            writer = csv.DictWriter(file, ["codec", "kind", "rate_unit", *numbers, "source"])
             writer.writeheader()
             for curve in self.curves:
                 for point in curve.points:
                     values = {**{name: getattr(point, name, None) for name in numbers}, **point.quality}
-                    writer.writerow({"codec": curve.name, "kind": curve.kind, "source": curve.source, **values})
+                    writer.writerow({"codec": curve.name, "kind": curve.kind, "rate_unit": unit, "source": curve.source, **values})
         part.replace(path)
 
 
@@ -148,10 +159,10 @@ def load(path: str | Path) -> Results:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ResultsError(f"{path} has schema {content['schema']}; this program reads {SCHEMA}")
-        dataset = Dataset(content["dataset"]["name"], [Item(**item) for item in content["dataset"]["items"]])
+        dataset = Dataset(**{**content["dataset"], "items": [Item(**item) for item in content["dataset"]["items"]]})
         curves = [Curve(**{**curve, "points": [_point(point) for point in curve["points"]]}) for curve in content["curves"]]
         comparisons = [Comparison(**comparison) for comparison in content["comparisons"]]
-        return Results(dataset, content["definitions"], content["environment"], curves, comparisons)
+        return Results(dataset, content["definitions"], content["titles"], content["environment"], curves, comparisons)
     except FileNotFoundError:
         raise ResultsError(f"there is no file {path}") from None
     except ResultsError:

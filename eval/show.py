@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,8 @@ import rich.progress
 from rich.console import Console
 from rich.table import Table
 
+from neuralcodec.eval.modalities import MODALITIES
 from neuralcodec.eval.results import Comparison, Curve, Results
-
-METRIC_NAMES = {"psnr_rgb": "RGB PSNR, dB", "ms_ssim_rgb_db": "RGB MS-SSIM, dB", "psnr_yuv611": "YUV 6:1:1 PSNR, dB"}
 
 
 class Progress(rich.progress.Progress):
@@ -42,23 +42,26 @@ class Progress(rich.progress.Progress):
 
 def table(results: Results, anchor: Curve, console: Console | None = None) -> None:
     """Every point of the measured curves, then BD-rates against the anchor."""
-    console = console or Console()
-    dataset = results.dataset
-    points = Table(title=f"{dataset.name}, {len(dataset.items)} images, means; bpp of whole files, PSNR of 8-bit RGB")
+    console = console or Console(width=None if sys.stdout.isatty() else 160)
+    dataset, unit = results.dataset, results.dataset.rate_unit
+    measured = [point for curve in results.curves if curve.kind == "measured" for point in curve.points]
+    metrics = [metric for metric in results.titles if any(metric in point.quality for point in measured)]
+    points = Table(title=f"{dataset.name}, {len(dataset.items)} items, means; {unit} of whole files")
     points.add_column("codec")
-    for name in ("setting", "bpp", "PSNR dB", "encode s", "decode s"):
+    for name in ("setting", unit, *(results.titles[metric] for metric in metrics), "encode s", "decode s"):
         points.add_column(name, justify="right")
-    learned = any(point.estimated_bpp is not None for curve in results.curves for point in curve.points)
+    learned = any(point.estimated_rate is not None for point in measured)
     if learned:
-        points.add_column("bpp / estimate", justify="right")
+        points.add_column(f"{unit} / estimate", justify="right")
         points.add_column("decoded = encoded")
     for curve in results.curves:
         if curve.kind == "measured":
             for point in curve.points:
-                row = [curve.name, f"{point.setting:g}", f"{point.bpp:.4f}", f"{point.quality['psnr_rgb']:.2f}"]
+                row = [curve.name, f"{point.setting:g}", f"{point.rate:.4f}"]
+                row += [f"{point.quality[metric]:.3f}" if metric in point.quality else "" for metric in metrics]
                 row += [f"{point.encode_seconds:.3f}", f"{point.decode_seconds:.3f}"]
                 if learned:
-                    row.append(f"{point.bpp / point.estimated_bpp:.4f}" if point.estimated_bpp else "")
+                    row.append(f"{point.rate / point.estimated_rate:.4f}" if point.estimated_rate else "")
                     row.append({True: "yes", False: "NO", None: ""}[point.symbols_equal])
                 points.add_row(*row)
             points.add_section()
@@ -66,9 +69,9 @@ def table(results: Results, anchor: Curve, console: Console | None = None) -> No
 
     rates = Table(title=f"BD-rate against {anchor.label} (negative: fewer bits at equal quality), and the range of quality")
     rates.add_column("codec")
-    shown = [metric for metric in METRIC_NAMES if any(comparison.metric == metric for comparison in results.comparisons)]
+    shown = [metric for metric in results.titles if any(comparison.metric == metric for comparison in results.comparisons)]
     for metric in shown:
-        rates.add_column(METRIC_NAMES[metric], justify="right")
+        rates.add_column(results.titles[metric], justify="right")
     rates.add_column("note", overflow="fold")
     found = {(each.curve, each.curve_kind, each.metric): each for each in results.comparisons}
     for curve in results.curves:
@@ -79,9 +82,9 @@ def table(results: Results, anchor: Curve, console: Console | None = None) -> No
     console.print(rates)
 
     if any("cost" in curve.details for curve in results.curves):
-        costs = Table(title="Cost of one image; peak memory is a fresh process's, libraries included")
+        costs = Table(title="Cost of one item; peak memory is a fresh process's, libraries included")
         costs.add_column("codec")
-        for name in ("M parameters", "kMAC/pixel encode", "decode", "peak MiB encode", "decode"):
+        for name in ("M parameters", f"{MODALITIES[dataset.modality].cost_unit} encode", "decode", "peak MiB encode", "decode"):
             costs.add_column(name, justify="right")
         for curve in results.curves:
             if cost := curve.details.get("cost"):
@@ -99,30 +102,34 @@ def quality_range(comparison: Comparison) -> str:
 
 
 def plot(results: Results, path: str | Path) -> None:
-    """RGB PSNR over bits per pixel (logarithmic); measured curves solid, published ones dashed and named so."""
+    """The main metric over the rate (logarithmic); measured curves solid, published ones dashed and named so."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    metric = next(iter(results.titles))
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     for curve in results.curves:
-        x, y = zip(*((point.bpp, point.quality["psnr_rgb"]) for point in curve.points))
+        pairs = [(point.rate, point.quality[metric]) for point in curve.points if metric in point.quality]
+        if not pairs:
+            continue
+        x, y = zip(*pairs)
         draw = partial(axes.plot, x, y, label=curve.label)
         if curve.kind == "measured":
             draw(marker="o", markersize=4)
         else:
             draw(linestyle="--", linewidth=1, alpha=0.8)
-    measured = [point.bpp for curve in results.curves if curve.kind == "measured" for point in curve.points]
+    measured = [point.rate for curve in results.curves if curve.kind == "measured" for point in curve.points]
     axes.set_xscale("log")
     axes.set_xlim(min(measured) / 1.15, max(measured) * 1.15)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("bits per pixel (whole file)")
-    axes.set_ylabel("PSNR, dB (8-bit RGB, mean over images)")
-    axes.set_title(f"{results.dataset.name}, {len(results.dataset.items)} images")
+    axes.set_xlabel(f"{MODALITIES[results.dataset.modality].rate_title} (whole file)")
+    axes.set_ylabel(f"{results.titles[metric]} (mean over items)")
+    axes.set_title(f"{results.dataset.name}, {len(results.dataset.items)} items")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=150, format="png")

@@ -1,7 +1,7 @@
 """Files already measured, kept so that a sweep that was interrupted, or runs again, measures nothing twice.
 
-A measurement is found again by the content of everything it depends on: the image's samples, the codec (weights, options, library), the
-setting, the source code of this package, and the machine.
+A measurement is found again by the content of everything it depends on: the item's samples, the codec (weights, options, library), the
+setting, the source code that codes and compares, and the machine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 
 from neuralcodec.eval.candidates import Candidate
 from neuralcodec.eval.results import File, Item
-
-CODE = ("codecs", "entropy", "eval")
 
 
 class Store:
@@ -43,7 +41,8 @@ class Store:
                     continue
 
     def key(self, codec: Candidate, setting: float, item: Item) -> str:
-        parts = [codec.name, codec.details, setting, item.sha256, _code(), self.conditions]
+        code = _text_of((*codec.code, f"neuralcodec.eval.metrics.{codec.modality}", "neuralcodec.eval.colour"))
+        parts = [codec.name, codec.details, setting, item.sha256, code, self.conditions]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def get(self, key: str) -> File | None:
@@ -63,10 +62,12 @@ class Store:
 
 
 @cache
-def _code() -> str:
+def _text_of(modules: tuple[str, ...]) -> str:
+    """A hash of the source of modules and packages of neuralcodec."""
     digest = hashlib.sha256()
     base = Path(__file__).parents[1]
-    for folder in CODE:
-        for path in sorted((base / folder).rglob("*.py")):
+    for module in modules:
+        place = base.joinpath(*module.split(".")[1:])
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             digest.update(path.relative_to(base).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

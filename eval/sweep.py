@@ -1,69 +1,38 @@
-"""A rate–distortion sweep: every candidate, at every setting, on every image, one file at a time.
+"""A rate–distortion sweep: every candidate, at every setting, on every item, one file at a time.
 
-Unless several jobs are asked for, nothing runs beside a candidate, so that its times are its own. The first image is coded once before the
+Unless several jobs are asked for, nothing runs beside a candidate, so that its times are its own. The first item is coded once before the
 clock starts, since libraries load and memory warms on first use.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
 from neuralcodec.codecs.base import CodecError
-from neuralcodec.datasets.images import kodak_folder, list_images, read_rgb, resolve_folder
-from neuralcodec.eval import metrics
 from neuralcodec.eval.candidates import Candidate, candidate
-from neuralcodec.eval.results import Curve, Dataset, File, Item, Point
+from neuralcodec.eval.modalities import Modality, Source
+from neuralcodec.eval.results import Curve, File, Item, Point
 from neuralcodec.eval.store import Store
 
 LIBRARIES = ("neuralcodec", "torch", "numpy", "pillow", "av", "imagecodecs", "constriction", "bjontegaard", "pytorch-msssim")
 
 
-class Image(NamedTuple):
-    item: Item
-    path: Path
-
-
-def images(dataset: str, root: str | None = None, limit: int | None = None) -> list[Image]:
-    """``kodak``, or the images of a folder, at most ``limit`` of them.
-
-    Raises:
-        CodecError: there are none, or one is not readable.
-    """
-    try:
-        folder = kodak_folder(root) if dataset == "kodak" else resolve_folder(Path(root or "") / dataset)
-        paths = list_images(folder)[:limit]
-        if not paths:
-            raise CodecError(f"no images below {folder}")
-        return [Image(_describe(path.relative_to(folder), read_rgb(path)), path) for path in paths]
-    except (OSError, ValueError, SyntaxError) as error:
-        raise CodecError(str(error)) from None
-
-
-def _describe(path: Path, pixels: np.ndarray) -> Item:
-    height, width = pixels.shape[:2]
-    return Item(path.with_suffix("").as_posix(), width, height, hashlib.sha256(pixels.tobytes()).hexdigest())
-
-
-def describe(dataset: str, chosen: Sequence[Image]) -> Dataset:
-    return Dataset(dataset if dataset == "kodak" else Path(dataset).name or dataset, [image.item for image in chosen])
-
-
 def measure(
     codec: Candidate,
-    chosen: Sequence[Image],
+    modality: Modality,
+    dataset: str,
+    chosen: Sequence[Source],
     points: int | None = None,
     advance: Callable[[], None] = lambda: None,
     store: Store | None = None,
@@ -78,36 +47,39 @@ def measure(
         pool: of processes to share the work; times are then those of a busy machine.
 
     Raises:
-        CodecError: the codec does not give back an image of the original's size.
+        CodecError: the codec does not give back a signal of the original's size.
     """
     settings = codec.spread(points)
+    protocol = modality.protocol(dataset, [source.item for source in chosen])
     files: dict[tuple[float, str], File] = {}
     missing = []
     for setting in settings:
-        for image in chosen:
-            if store and (known := store.get(store.key(codec, setting, image.item))):
-                files[setting, image.item.name] = replace(known, item=image.item.name)
+        for source in chosen:
+            if store and (known := store.get(store.key(codec, setting, source.item))):
+                files[setting, source.item.name] = replace(known, item=source.item.name)
                 advance()
             else:
-                missing.append((setting, image))
+                missing.append((setting, source))
 
-    def keep(setting: float, image: Image, file: File) -> None:
-        files[setting, image.item.name] = file
+    def keep(setting: float, source: Source, file: File) -> None:
+        files[setting, source.item.name] = file
         if store:
-            store.add(store.key(codec, setting, image.item), file)
+            store.add(store.key(codec, setting, source.item), file)
         advance()
 
     if pool:
-        running = {pool.submit(_measure_in_process, codec.origin, image, setting): (setting, image) for setting, image in missing}
+        running = {
+            pool.submit(_measure_in_process, codec.origin, modality, source, setting): (setting, source) for setting, source in missing
+        }
         for future in as_completed(running):
             keep(*running[future], future.result())
     elif missing:
-        warm = read_rgb(missing[0][1].path)
-        codec.decode(codec.encode(warm, missing[0][0]).data)
-        for setting, image in missing:
-            keep(setting, image, measure_file(codec, image.item, read_rgb(image.path), setting))
-    measured = [summarise(setting, [files[setting, image.item.name] for image in chosen]) for setting in settings]
-    return Curve(codec.name, "measured", codec.description, sorted(measured, key=lambda point: point.bpp), details=dict(codec.details))
+        codec.decode(codec.encode(modality.read(missing[0][1].path), missing[0][0]).data)
+        for setting, source in missing:
+            keep(setting, source, measure_file(codec, modality, source.item, modality.read(source.path), setting))
+    measured = [summarise(modality, setting, [files[setting, source.item.name] for source in chosen]) for setting in settings]
+    points_by_rate = sorted(measured, key=lambda point: point.rate)
+    return Curve(codec.name, "measured", codec.description, points_by_rate, protocol, details=dict(codec.details))
 
 
 def pool_of(jobs: int) -> Executor | None:
@@ -118,21 +90,21 @@ def pool_of(jobs: int) -> Executor | None:
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
 
 
-def _measure_in_process(origin: str, image: Image, setting: float) -> File:
-    return measure_file(candidate(origin), image.item, read_rgb(image.path), setting)
+def _measure_in_process(origin: str, modality: Modality, source: Source, setting: float) -> File:
+    return measure_file(candidate(origin), modality, source.item, modality.read(source.path), setting)
 
 
-def measure_file(codec: Candidate, item: Item, pixels: np.ndarray, setting: float) -> File:
-    """Encode, decode and compare one image."""
+def measure_file(codec: Candidate, modality: Modality, item: Item, signal: Any, setting: float) -> File:
+    """Encode, decode and compare one item."""
     start = time.perf_counter()
-    encoded = codec.encode(pixels, setting)
+    encoded = codec.encode(signal, setting)
     written = time.perf_counter()
     decoded = codec.decode(encoded.data)
     read = time.perf_counter()
-    if decoded.pixels.shape != pixels.shape:
-        raise CodecError(f"{codec.name} turned {item.name} from {pixels.shape} into {decoded.pixels.shape}")
-    count = pixels.shape[0] * pixels.shape[1]
-    estimated = codec.estimated_bits(pixels, setting)
+    if modality.shape(decoded.signal) != modality.shape(signal):
+        raise CodecError(f"{codec.name} turned {item.name} from {modality.shape(signal)} into {modality.shape(decoded.signal)}")
+    extent = modality.extent(signal)
+    estimated = codec.estimated_bits(signal, setting)
     equal = None
     if encoded.symbols is not None and decoded.symbols is not None:
         equal = encoded.symbols.keys() == decoded.symbols.keys() and all(
@@ -141,38 +113,40 @@ def measure_file(codec: Candidate, item: Item, pixels: np.ndarray, setting: floa
     return File(
         item=item.name,
         file_bytes=len(encoded.data),
-        bpp=len(encoded.data) * 8 / count,
-        mse_rgb=metrics.mse(pixels, decoded.pixels),
-        quality=metrics.quality(pixels, decoded.pixels),
+        rate=len(encoded.data) * 8 / extent,
+        errors=modality.metrics.errors(signal, decoded.signal),
+        quality=modality.metrics.quality(signal, decoded.signal),
         encode_seconds=written - start,
         decode_seconds=read - written,
-        estimated_bpp=None if estimated is None else estimated / count,
+        estimated_rate=None if estimated is None else estimated / extent,
         header_bytes=codec.header_bytes(encoded.data),
         symbols_equal=equal,
     )
 
 
-def summarise(setting: float, files: Sequence[File]) -> Point:
+def summarise(modality: Modality, setting: float, files: Sequence[File]) -> Point:
     """Means over the items."""
 
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
+    def mean(values: Sequence[float | None]) -> float | None:
+        """None unless every item has a value."""
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
 
-    estimates = [file.estimated_bpp for file in files if file.estimated_bpp is not None]
+    def means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: sum(one[name] for one in each) / len(each) for name in each[0] if all(name in one for one in each)}
 
-    shared = [name for name in files[0].quality if all(name in file.quality for file in files)]
-    quality = {name: mean([file.quality[name] for file in files]) for name in shared}
-    quality["psnr_rgb_of_mean_mse"] = metrics.psnr_of_mse(mean([file.mse_rgb for file in files]))
-    if "ms_ssim_rgb" in quality:
-        quality["ms_ssim_rgb_db"] = metrics.decibels(quality["ms_ssim_rgb"])
+    quality = means([file.quality for file in files])
+    quality |= modality.metrics.derived(quality, means([file.errors for file in files]))
+    payloads = [file.rate * (1 - file.header_bytes / file.file_bytes) if file.header_bytes is not None else None for file in files]
     verdicts = [file.symbols_equal for file in files]
     return Point(
         setting=setting,
-        bpp=mean([file.bpp for file in files]),
+        rate=sum(file.rate for file in files) / len(files),
         quality=quality,
         encode_seconds=mean([file.encode_seconds for file in files]),
         decode_seconds=mean([file.decode_seconds for file in files]),
-        estimated_bpp=mean(estimates) if len(estimates) == len(files) else None,
+        estimated_rate=mean([file.estimated_rate for file in files]),
+        payload_rate=mean(payloads),
         symbols_equal=None if None in verdicts else all(verdicts),
         files=list(files),
     )

@@ -42,9 +42,9 @@ class Pillow(Candidate):
         library = f"Pillow {PIL.__version__}, {self.feature} {features.version(self.feature)}"
         return {"library": library, "options": self.options}
 
-    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
+    def encode(self, signal: np.ndarray, setting: float) -> Encoded:
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, self.kind, **self.save_options(setting))
+        Image.fromarray(signal).save(buffer, self.kind, **self.save_options(setting))
         return Encoded(buffer.getvalue())
 
     def save_options(self, setting: float) -> dict:
@@ -94,10 +94,10 @@ class JpegXl(ImageCodecs):
     settings = (25, 15, 10, 7, 5, 3, 2, 1, 0.5, 0.2)
     options = {"effort": 7, "usecontainer": False}  # noqa: RUF012
 
-    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
+    def encode(self, signal: np.ndarray, setting: float) -> Encoded:
         import imagecodecs
 
-        return Encoded(bytes(imagecodecs.jpegxl_encode(pixels, distance=setting, numthreads=os.cpu_count(), **self.options)))
+        return Encoded(bytes(imagecodecs.jpegxl_encode(signal, distance=setting, numthreads=os.cpu_count(), **self.options)))
 
     def decode(self, data: bytes) -> Decoded:
         import imagecodecs
@@ -129,10 +129,10 @@ class Avif(ImageCodecs):
         }
         self.description = f"AVIF, libaom speed 4, 10 bits, {':'.join(chroma)}; setting: quality"
 
-    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
+    def encode(self, signal: np.ndarray, setting: float) -> Encoded:
         import imagecodecs
 
-        deep = np.round(pixels * ((2**BITS - 1) / 255)).astype(np.uint16)
+        deep = np.round(signal * ((2**BITS - 1) / 255)).astype(np.uint16)
         return Encoded(bytes(imagecodecs.avif_encode(deep, level=round(setting), numthreads=os.cpu_count(), **self.options)))
 
     def decode(self, data: bytes) -> Decoded:
@@ -156,12 +156,12 @@ class Hevc(Candidate):
 
         return {"library": f"PyAV {av.__version__}", "options": {"preset": self.preset, "tune": self.tune, "x265-params": self.parameters}}
 
-    def encode(self, pixels: np.ndarray, setting: float) -> Encoded:
+    def encode(self, signal: np.ndarray, setting: float) -> Encoded:
         import av
 
-        height, width = pixels.shape[:2]
+        height, width = signal.shape[:2]
         frame = av.VideoFrame(width, height, "yuv444p10le")
-        for plane, samples in zip(frame.planes, np.moveaxis(colour.to_ycbcr(pixels, BITS), -1, 0)):
+        for plane, samples in zip(frame.planes, np.moveaxis(colour.to_ycbcr(signal, BITS), -1, 0)):
             padded = np.zeros((height, plane.line_size // 2), np.uint16)
             padded[:, :width] = samples
             plane.update(padded.tobytes())
@@ -198,6 +198,4 @@ _JPEG = Pillow(
 )
 _WEBP = Pillow("webp", "WEBP", {"method": 6}, "WebP, lossy, method 6", (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100), "webp")
 
-CLASSICAL: dict[str, Candidate] = {
-    coder.name: coder for coder in (_JPEG, _WEBP, Jpeg2000(), JpegXl(), Avif("avif", "444"), Avif("avif-420", "420"), Hevc())
-}
+CODECS = (_JPEG, _WEBP, Jpeg2000(), JpegXl(), Avif("avif", "444"), Avif("avif-420", "420"), Hevc())

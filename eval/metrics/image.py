@@ -1,8 +1,9 @@
-"""Quality metrics, each with its definition."""
+"""Quality of images: 8-bit RGB against 8-bit RGB."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ MS_SSIM_SIDE = 160  # an image must be larger for five scales of an 11-tap windo
 PSNR_OF_EQUAL = 99.0  # dB, where nothing differs
 
 DEFINITIONS = {
-    "bpp": "bits of the whole file, header and checksum included, per pixel; mean over images",
     "psnr_rgb": "dB; 10·log10(255² / MSE), MSE over all samples of the 8-bit R, G and B planes of one image; mean over images; 99 if equal",
     "psnr_rgb_of_mean_mse": "dB; as psnr_rgb, of the mean of the images' MSE",
     "psnr_y": "dB; of the luma plane of unrounded full-range BT.709 Y'CbCr of the 8-bit RGB image; mean over images",
@@ -24,10 +24,9 @@ DEFINITIONS = {
     "psnr_yuv611": "dB; (6 psnr_y + psnr_u + psnr_v) / 8, chroma at full resolution; mean over images",
     "ms_ssim_rgb": "Wang et al. 2003, five scales, 8-bit R, G, B; mean over planes and images (pytorch-msssim); sides above 160 only",
     "ms_ssim_rgb_db": "dB; -10·log10(1 - ms_ssim_rgb), of the mean over images",
-    "encode_seconds": "wall clock, from 8-bit RGB in memory to the bytes of a file; mean over images",
-    "decode_seconds": "wall clock, from the bytes of a file to 8-bit RGB in memory; mean over images",
-    "estimated_bpp": "bits per pixel by the codec's own probabilities, without coding; mean over images",
 }
+
+TITLES = {"psnr_rgb": "RGB PSNR, dB", "ms_ssim_rgb_db": "RGB MS-SSIM, dB", "psnr_yuv611": "YUV 6:1:1 PSNR, dB"}
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> float:
@@ -70,6 +69,19 @@ def quality(pixels: np.ndarray, pixels_hat: np.ndarray) -> dict[str, float]:
     if min(pixels.shape[:2]) > MS_SSIM_SIDE:
         x, x_hat = (torch.from_numpy(np.array(each)).permute(2, 0, 1)[None].float() for each in (pixels, pixels_hat))
         values["ms_ssim_rgb"] = float(ms_ssim(x, x_hat, data_range=255))
+    return values
+
+
+def errors(pixels: np.ndarray, pixels_hat: np.ndarray) -> dict[str, float]:
+    """Mean squared error on a 0…255 scale."""
+    return {"rgb": mse(pixels, pixels_hat)}
+
+
+def derived(quality: Mapping[str, float], errors: Mapping[str, float]) -> dict[str, float]:
+    """What follows from the means over images."""
+    values = {"psnr_rgb_of_mean_mse": psnr_of_mse(errors["rgb"])} if errors else {}
+    if "ms_ssim_rgb" in quality:
+        values["ms_ssim_rgb_db"] = decibels(quality["ms_ssim_rgb"])
     return values
 
 

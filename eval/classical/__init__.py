@@ -1,0 +1,6 @@
+"""The codecs that people use today, one module for each modality, all behind :class:`~neuralcodec.eval.candidates.Candidate`."""
+
+from neuralcodec.eval.candidates import Candidate
+from neuralcodec.eval.classical import image
+
+CLASSICAL: dict[str, Candidate] = {codec.name: codec for codec in image.CODECS}

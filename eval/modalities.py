@@ -1,0 +1,212 @@
+"""What differs between kinds of signals when codecs are measured: where items come from, how they are read, what bits are divided by.
+
+A :class:`Modality` also holds how its items are to be read (the first frames only, say), and can be sent to another process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from neuralcodec.codecs.base import CodecError
+from neuralcodec.datasets import images
+from neuralcodec.eval.results import Dataset, Item
+
+
+class Source(NamedTuple):
+    """An item of a dataset, and where it is."""
+
+    item: Item
+    path: Path
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of signal.
+
+    Attributes:
+        name: as codecs and files name it.
+        datasets: those known by name; the first is this modality's word for any folder or file.
+        extensions: of the files that hold such signals.
+        rate_unit: ``bpp`` or ``kbps``: bits per :meth:`extent`.
+        cost_unit: of thousands of multiply–accumulates per :meth:`extent`.
+    """
+
+    name: ClassVar[str]
+    plural: ClassVar[str]
+    datasets: ClassVar[tuple[str, ...]]
+    extensions: ClassVar[frozenset[str]]
+    rate_unit: ClassVar[str]
+    rate_title: ClassVar[str]
+    cost_unit: ClassVar[str]
+
+    @property
+    def metrics(self) -> ModuleType:
+        """The module of :mod:`neuralcodec.eval.metrics` with this modality's metrics."""
+        return importlib.import_module(f"neuralcodec.eval.metrics.{self.name}")
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """What every number in the results means."""
+        return {
+            "rate": f"{self.rate_title}: of the whole file, header and checksum included; mean over {self.plural}",
+            **self.metrics.DEFINITIONS,
+            "encode_seconds": f"wall clock, from samples in memory to the bytes of a file; mean over {self.plural}",
+            "decode_seconds": f"wall clock, from the bytes of a file to samples in memory; mean over {self.plural}",
+            "estimated_rate": f"{self.rate_title} by the codec's own probabilities, without coding; mean over {self.plural}",
+            "payload_rate": f"{self.rate_title} without the container's share of the file; mean over {self.plural}",
+        }
+
+    def find(self, dataset: str, root: str | None) -> tuple[Path, list[Path]]:
+        """The folder of a dataset and its files, in order.
+
+        Raises:
+            OSError, ValueError: there is no such thing; the message says what was looked for.
+        """
+        raise NotImplementedError
+
+    def protocol(self, dataset: str, items: Sequence[Item]) -> str:
+        """The name under which others publish numbers on these items; otherwise one that nobody shares."""
+        return f"{dataset}, {len(items)} {self.plural}"
+
+    def read(self, path: Path) -> Any:
+        raise NotImplementedError
+
+    def extent(self, signal: Any) -> float:
+        """What the bits of a file are divided by."""
+        raise NotImplementedError
+
+    def size(self, signal: Any) -> dict[str, int]:
+        """As results keep it."""
+        raise NotImplementedError
+
+    def sha256(self, signal: Any) -> str:
+        """Of the samples."""
+        raise NotImplementedError
+
+    def shape(self, signal: Any) -> tuple[int, ...]:
+        """What a codec must give back unchanged."""
+        raise NotImplementedError
+
+    def to_tensor(self, signal: Any) -> Tensor:
+        """What a learned codec takes: (1, C, …)."""
+        raise NotImplementedError
+
+    def from_tensor(self, x: Tensor, like: Any = None) -> Any:
+        """Undo :meth:`to_tensor`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Images(Modality):
+    """8-bit RGB, (H, W, 3) uint8."""
+
+    name = "image"
+    plural = "images"
+    datasets = ("images", "kodak", "clic")
+    extensions = frozenset(images.EXTENSIONS)
+    rate_unit = "bpp"
+    rate_title = "bits per pixel"
+    cost_unit = "kMAC/pixel"
+
+    def find(self, dataset: str, root: str | None) -> tuple[Path, list[Path]]:
+        if dataset in self.datasets[1:]:
+            folder = images.named_folder(dataset, root)
+        else:
+            folder = images.resolve_folder(_place(self, dataset, root))
+        return folder, images.list_images(folder)
+
+    def protocol(self, dataset: str, items: Sequence[Item]) -> str:
+        kodak = [f"kodim{number:02d}" for number in range(1, images.KODAK_ITEMS + 1)]
+        return "kodak" if sorted(item.name for item in items) == kodak else super().protocol(dataset, items)
+
+    def read(self, path: Path) -> np.ndarray:
+        return images.read_rgb(path)
+
+    def extent(self, signal: np.ndarray) -> float:
+        return signal.shape[0] * signal.shape[1]
+
+    def size(self, signal: np.ndarray) -> dict[str, int]:
+        return {"width": signal.shape[1], "height": signal.shape[0]}
+
+    def sha256(self, signal: np.ndarray) -> str:
+        return hashlib.sha256(signal.tobytes()).hexdigest()
+
+    def shape(self, signal: np.ndarray) -> tuple[int, ...]:
+        return signal.shape
+
+    def to_tensor(self, signal: np.ndarray) -> Tensor:
+        return images.to_tensor(signal)
+
+    def from_tensor(self, x: Tensor, like: Any = None) -> np.ndarray:
+        return images.to_pixels(x)
+
+
+MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images,)}
+
+
+def kind_of(dataset: str, root: str | None = None) -> type[Modality]:
+    """The modality of a dataset's name, or of what is in a file or a folder.
+
+    Raises:
+        CodecError: there is nothing of any kind, or something of several.
+    """
+    for modality in MODALITIES.values():
+        if dataset in modality.datasets:
+            return modality
+    place = Path(root or "") / dataset
+    if not place.exists() and (data := images.data_root()):
+        place = data / dataset
+    if not place.exists():
+        raise CodecError(f"there is no dataset, file or folder {dataset!r}; by name there are {', '.join(names())}")
+    suffixes = {place.suffix.lower()} if place.is_file() else {path.suffix.lower() for path in place.rglob("*") if path.is_file()}
+    found = [modality for modality in MODALITIES.values() if suffixes & modality.extensions]
+    if len(found) != 1:
+        held = " and ".join(modality.plural for modality in found) or "nothing that can be measured"
+        raise CodecError(f"{place} holds {held}; say which with --modality" if found else f"{place} holds {held}")
+    return found[0]
+
+
+def names() -> list[str]:
+    """Datasets known by name."""
+    return [name for modality in MODALITIES.values() for name in modality.datasets[1:]]
+
+
+def sources(modality: Modality, dataset: str, root: str | None = None, limit: int | None = None) -> list[Source]:
+    """The items of a dataset, at most ``limit``.
+
+    Raises:
+        CodecError: there are none, or one is not readable.
+    """
+    try:
+        folder, paths = modality.find(dataset, root)
+        if not paths:
+            raise CodecError(f"no {modality.plural} below {folder}")
+        return [_describe(modality, folder, path) for path in paths[:limit]]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CodecError(str(error)) from None
+
+
+def describe(modality: Modality, dataset: str, chosen: Sequence[Source]) -> Dataset:
+    items = [source.item for source in chosen]
+    name = dataset if dataset in names() else Path(dataset).name or dataset
+    return Dataset(name, modality.name, modality.rate_unit, items, modality.protocol(name, items))
+
+
+def _describe(modality: Modality, folder: Path, path: Path) -> Source:
+    signal = modality.read(path)
+    name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    return Source(Item(name.with_suffix("").as_posix(), modality.sha256(signal), modality.size(signal)), path)
+
+
+def _place(modality: Modality, dataset: str, root: str | None) -> Path:
+    """``--root`` alone for the modality's own word, else the dataset below the root."""
+    return Path(root or ".") if dataset == modality.datasets[0] else Path(root or "") / dataset

@@ -57,10 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="for machines")
     listing.set_defaults(run=run_list)
 
-    measure = commands.add_parser("eval", help="rate-distortion curves of codecs on a data set")
-    evaluation.add_arguments(measure)
-    measure.set_defaults(run=evaluation.run)
-
+    commands.add_parser("eval", help="rate-distortion curves of codecs on a data set", add_help=False)
     commands.add_parser("train", help="train a codec from a config (fit, validate, …)", add_help=False)
 
     export = commands.add_parser("export", help="a training checkpoint to a weights file")
@@ -83,8 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from neuralcodec.train import main as train
 
         return train(arguments[1:])
-    parsed = build_parser().parse_args(arguments)
     try:
+        if arguments[:1] == ["eval"]:  # its options may stand between its other arguments, which a subparser does not allow
+            return evaluation.main(arguments[1:])
+        parsed = build_parser().parse_args(arguments)
         return parsed.run(parsed) or 0
     except KeyboardInterrupt:
         print("neuralcodec: interrupted", file=sys.stderr)
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if not isinstance(error, (UserError, CodecError, OSError)):
             raise
-        print(f"neuralcodec {parsed.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"neuralcodec {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 

@@ -33,12 +33,14 @@ class Candidate:
         name: unique among the codecs of a measurement.
         description: one line: what it is, at which options.
         settings: to measure, from the smallest files to the largest.
+        continuous: whether settings between these can be had as well.
     """
 
     modality: str = "image"
     name: str
     description: str
     settings: Sequence[float]
+    continuous: bool = True
 
     @property
     def details(self) -> dict[str, Any]:

@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neuralcodec.eval.candidates import Candidate
+    from neuralcodec.eval.modalities import Modality, Source
+    from neuralcodec.eval.results import Results
+    from neuralcodec.eval.store import Store
 
 EPILOG = """\
 examples:
   neuralcodec eval kodak --codec image-tiny --codec jpeg --codec webp -o results
   neuralcodec eval photos/ --codec my-weights.safetensors --codec jpeg --anchor jpeg
   neuralcodec eval kodak --codec image-tiny --published vtm-18.0 mbt2018-mean --anchor vtm-18.0 -o results
-  neuralcodec eval compare before/results.json after/results.json --format latex
+
+besides:
+  neuralcodec eval compare A.json B.json    BD-rates between results
+  neuralcodec eval published [MODALITY]     names, descriptions and sources of published curves
 """
 
 
+def main(arguments: Sequence[str]) -> int:
+    """``neuralcodec eval`` with these arguments; the exit code. Options and other arguments may come in any order."""
+    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.eval.results import ResultsError
+
+    others = {"compare": (add_compare_arguments, _compare), "published": (add_published_arguments, _list_published)}
+    name = arguments[0] if arguments and arguments[0] in others else None
+    describe, act = others[name] if name else (add_arguments, _measure)
+    parser = argparse.ArgumentParser(prog=f"neuralcodec eval {name}" if name else "neuralcodec eval")
+    describe(parser)
+    args = parser.parse_intermixed_args(arguments[1:] if name else arguments)
+    try:
+        return act(args)
+    except (CodecError, ResultsError, OSError) as error:
+        print(f"neuralcodec eval: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Rate-distortion curves of codecs on a data set."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("dataset", help="kodak, clic, a folder or a file, or compare")
-    add("files", nargs="*", metavar="RESULTS", help="after compare: results.json files")
+    add("dataset", help="kodak, clic, a folder or a file")
     add("--modality", choices=("image", "audio", "video"), help="what to measure in a folder that holds signals of several kinds")
     add(
         "--codec",
@@ -37,55 +65,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--levels", type=_numbers, metavar="A,B,…", help="rate levels of models, instead of --points")
     add("--limit", type=_positive, metavar="N", help="the first N items only")
     add("--root", metavar="DIR", help="where the dataset is, if not below NEURALCODEC_DATA")
-    add("-o", "--output", metavar="DIR", help="write results.json, rd.csv, rd.png and report.html here")
+    add("-o", "--output", metavar="DIR", help="write results.json, rd.csv, rd.png, rd.svg and report.html here")
     add("--cost", action="store_true", help="also parameters, multiply-accumulates per unit of signal and peak memory, on the first item")
-    add("--samples", type=int, default=2, metavar="N", help="items shown side by side in the report (default: 2)")
+    add("--samples", type=int, default=2, metavar="N", help="items to look at or listen to in the report (default: 2)")
+    add("--sample-rate", type=float, metavar="RATE", help="bpp or kbps of these (default: low in the range that all codecs share)")
     add("--jobs", type=_positive, default=1, metavar="N", help="measure N files at a time; encode and decode times then mean little")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help="measure on a Ray cluster; without an address, on one started here")
     add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
-    add("--format", choices=("markdown", "latex"), default="markdown", help="of compare's table")
+    add("--format", choices=("text", "markdown", "latex"), default="text", help="of the tables that are printed")
     add("-f", "--force", action="store_true", help="overwrite earlier results")
 
 
-def run(args: argparse.Namespace) -> int:
-    from neuralcodec.codecs.base import CodecError
-    from neuralcodec.eval.results import ResultsError
-
-    try:
-        return _run(args)
-    except (CodecError, ResultsError, OSError) as error:
-        print(f"neuralcodec eval: {error}", file=sys.stderr)
-        return 1
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "BD-rates between results that were measured at different times or places."
+    add = parser.add_argument
+    add("files", nargs="+", metavar="RESULTS.json")
+    add("--anchor", metavar="NAME", help="compare all with this curve (default: each codec with itself in the first file)")
+    add("--format", choices=("text", "markdown", "latex"), default="markdown", help="of the table")
 
 
-def _run(args: argparse.Namespace) -> int:
-    if args.dataset == "compare":
-        from neuralcodec.eval import compare
-        from neuralcodec.eval.results import ResultsError
+def add_published_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Published curves that --published and --anchor take."
+    parser.add_argument("modality", nargs="?", choices=("image", "audio", "video"), help="only of this kind")
 
-        if not args.files:
-            raise ResultsError("compare needs results.json files")
-        print(compare.table(compare.compare(args.files, args.anchor), args.format))
-        return 0
-    return _measure(args)
+
+def _compare(args: argparse.Namespace) -> int:
+    from neuralcodec.eval import compare, tables
+
+    tables.show(compare.grid(compare.compare(args.files, args.anchor)), args.format)
+    return 0
+
+
+def _list_published(args: argparse.Namespace) -> int:
+    from neuralcodec.eval import curves, modalities
+
+    for name, modality in modalities.MODALITIES.items():
+        if args.modality in (None, name):
+            for each in curves.PUBLISHED[name]:
+                curve = curves.published(each, modality())
+                print(f"{name}  {each:24} {curve.description}; of {curve.protocol}; {curve.source}")
+    return 0
 
 
 def _measure(args: argparse.Namespace) -> int:
     from neuralcodec.codecs.base import CodecError
-    from neuralcodec.eval import cost, curves, modalities, report, show, sweep
+    from neuralcodec.eval import cost, curves, modalities, sweep, tables
     from neuralcodec.eval.results import Results
+    from neuralcodec.eval.show import Progress
     from neuralcodec.eval.store import Store
+    from neuralcodec.eval.workers import workers
 
+    if args.published == ["list"]:
+        return _list_published(argparse.Namespace(modality=args.modality))
     modality = (modalities.MODALITIES[args.modality] if args.modality else modalities.kind_of(args.dataset, args.root))()
     published = curves.PUBLISHED[modality.name]
-    if args.published == ["list"]:
-        for name in published:
-            curve = curves.published(name, modality)
-            print(f"{name:22} {curve.description}; {curve.protocol}; {curve.source}")
-        return 0
     if unknown := [name for name in args.published if name not in published]:
         raise CodecError(f"there is no published curve {unknown[0]!r}; there are {', '.join(published)}")
-    if args.files:
-        raise CodecError(f"what is {args.files[0]!r}? only compare takes files")
     if not args.codec:
         raise CodecError("name at least one codec with --codec")
     output = Path(args.output) if args.output else None
@@ -105,19 +140,24 @@ def _measure(args: argparse.Namespace) -> int:
         wanted.append(args.anchor)
     others = [curves.published(name, modality) for name in wanted]
 
-    environment = sweep.environment(args.jobs)
+    environment = sweep.environment("ray" if args.ray else args.jobs)
     conditions = {name: environment[name] for name in ("torch", "processor", "threads", "jobs")}
     store = Store(output / "files.jsonl", conditions, args.fresh) if output else None
     measured = []
-    with show.Progress() as progress, contextlib.ExitStack() as stack:
-        if pool := sweep.pool_of(args.jobs):
-            stack.enter_context(pool)
-        tasks = [progress.task(codec.name, len(chosen) * len(codec.spread(args.points))) for codec in codecs]
-        for codec, advance in zip(codecs, tasks):
-            curve = sweep.measure(codec, modality, dataset.name, chosen, args.points, advance, store, pool)
-            if args.cost:
-                curve.details["cost"] = asdict(cost.cost(codec, modality, chosen[0].path))
-            measured.append(curve)
+    totals = {codec.name: len(chosen) * len(codec.spread(args.points)) for codec in codecs}
+    try:
+        with Progress(totals) as progress, workers(args.jobs, args.ray) as pool:
+            for codec in codecs:
+                advance = progress.advance_of(codec.name)
+                curve = sweep.measure(codec, modality, dataset.name, chosen, args.points, advance, store, pool)
+                if args.cost:
+                    curve.details["cost"] = asdict(cost.cost(codec, modality, chosen[0].path))
+                measured.append(curve)
+    except KeyboardInterrupt:
+        print(f"neuralcodec eval: interrupted{_kept(store)}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise CodecError(f"{error}{_kept(store)}") from None
     all_curves = [*measured, *others]
     anchor = _anchor(args.anchor, all_curves)
     titles = modality.metrics.TITLES
@@ -125,22 +165,35 @@ def _measure(args: argparse.Namespace) -> int:
     results = Results(dataset, modality.definitions, titles, environment, all_curves, comparisons)
 
     if output:
-        count = min(args.samples, len(chosen))
-        shown = [chosen[i * len(chosen) // count] for i in range(count)]
-        with show.Progress() as progress:
-            step = progress.task("samples for the report", len(shown) * len(codecs)) if shown else None
-            samples = [report.sample(codecs, image, step) for image in shown]
-        output.mkdir(parents=True, exist_ok=True)
-        results.save(output / "results.json")
-        results.save_csv(output / "rd.csv")
-        show.plot(results, output / "rd.png")
-        report.save(results, samples, output / "report.html")
-    show.table(results, anchor)
+        _write(args, results, modality, codecs, chosen, output)
+    for grid in tables.grids(results, anchor):
+        tables.show(grid, args.format)
     if output:
-        print(f"wrote results.json, rd.csv, rd.png and report.html to {output}", file=sys.stderr)
+        print(f"wrote results.json, rd.csv, rd.png, rd.svg and report.html to {output}", file=sys.stderr)
     if wrong := [curve.name for curve in measured if any(point.symbols_equal is False for point in curve.points)]:
         raise CodecError(f"files of {', '.join(wrong)} did not decode to what was encoded")
     return 0
+
+
+def _write(
+    args: argparse.Namespace, results: Results, modality: Modality, codecs: list[Candidate], chosen: list[Source], output: Path
+) -> None:
+    from neuralcodec.eval import report, samples, show
+
+    output.mkdir(parents=True, exist_ok=True)
+    results.save(output / "results.json")
+    results.save_csv(output / "rd.csv")
+    show.plot(results, output)
+    count = max(0, min(args.samples, len(chosen)))
+    shown = [chosen[i * len(chosen) // count] for i in range(count)]
+    with show.Progress({"samples for the report": len(shown) * len(codecs)} if shown else {}) as progress:
+        advance = progress.advance_of("samples for the report") if shown else None
+        made = [samples.sample(modality, codecs, source, results.curves, args.sample_rate, advance) for source in shown]
+    report.save(results, made, output / "report.html")
+
+
+def _kept(store: Store | None) -> str:
+    return f"; {store.path} keeps what was measured, and the same command goes on from there" if store and store.known else ""
 
 
 def _candidates(wanted: list[str], levels: list[float] | None, modality: str):

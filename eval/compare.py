@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from neuralcodec.eval import curves
 from neuralcodec.eval.results import Comparison, Curve, Results, ResultsError, load
-from neuralcodec.eval.show import percent, quality_range
+from neuralcodec.eval.tables import Grid, cell
 
 
 class Row(NamedTuple):
@@ -48,37 +48,20 @@ def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[Row], style: str) -> str:
-    """The rows as a table, ``markdown`` or ``latex`` (with booktabs)."""
+def grid(rows: Sequence[Row]) -> Grid:
+    """The rows as a table."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row.comparisons))
     head = ["codec", "against", *(f"BD-rate, {metric}" for metric in metrics)]
-    body = [[row.codec, row.anchor, *(_cell(row.comparisons.get(metric)) for metric in metrics)] for row in rows]
+    body = [[row.codec, row.anchor, *(cell(row.comparisons.get(metric)) for metric in metrics)] for row in rows]
     notes = dict.fromkeys(
         f"{row.codec}: {each.note}" for row in rows for metric, each in row.comparisons.items() if each.note and metric == metrics[0]
     )
-    if style == "latex":
-        lines = [r"\begin{tabular}{ll" + "r" * len(metrics) + "}", r"\toprule", _latex_row(head), r"\midrule"]
-        lines += [*map(_latex_row, body), r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in notes)]
-        return "\n".join(lines)
-    rule = ["---", "---", *["---:"] * len(metrics)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
-    return "\n".join(lines + ([""] + [f"* {note}" for note in notes] if notes else []))
+    return Grid("BD-rate (negative: fewer bits at equal quality), and the range of quality", head, body, 2, list(notes))
 
 
 def _row(curve: Curve, anchor: Curve, titles: Mapping[str, str]) -> Row:
     compared = curves.compare([curve, anchor], anchor, list(titles))
     return Row(curve.label, anchor.label, {titles[each.metric]: each for each in compared})
-
-
-def _cell(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return ""
-    return f"{percent(comparison)} ({quality_range(comparison)})" if comparison.bd_rate is not None else percent(comparison)
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    replaced = (cell.replace("_", r"\_").replace("%", r"\%").replace("…", "--") for cell in cells)
-    return " & ".join(replaced) + r" \\"
 
 
 def _items(results: Results) -> list[str]:

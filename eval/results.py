@@ -31,6 +31,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -137,16 +138,14 @@ class Results:
         """One row for each point of each curve."""
         metrics = list(dict.fromkeys(name for curve in self.curves for point in curve.points for name in point.quality))
         numbers = ["setting", "rate", "payload_rate", *metrics, "encode_seconds", "decode_seconds", "estimated_rate", "symbols_equal"]
-        path, unit = Path(path), self.dataset.rate_unit
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["codec", "kind", "rate_unit", *numbers, "source"])
-            writer.writeheader()
-            for curve in self.curves:
-                for point in curve.points:
-                    values = {**{name: getattr(point, name, None) for name in numbers}, **point.quality}
-                    writer.writerow({"codec": curve.name, "kind": curve.kind, "rate_unit": unit, "source": curve.source, **values})
-        part.replace(path)
+        unit, file = self.dataset.rate_unit, io.StringIO(newline="")
+        writer = csv.DictWriter(file, ["codec", "kind", "rate_unit", *numbers, "source"], lineterminator="\n")
+        writer.writeheader()
+        for curve in self.curves:
+            for point in curve.points:
+                values = {**{name: getattr(point, name, None) for name in numbers}, **point.quality}
+                writer.writerow({"codec": curve.name, "kind": curve.kind, "rate_unit": unit, "source": curve.source, **values})
+        write(Path(path), file.getvalue())
 
 
 def load(path: str | Path) -> Results:
@@ -175,8 +174,12 @@ def _point(content: dict) -> Point:
     return Point(**{**content, "files": [File(**file) for file in content["files"]]})
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """All of it or nothing."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

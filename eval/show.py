@@ -1,136 +1,143 @@
-"""Results for people: a progress bar, tables in the terminal, a plot."""
+"""Results for people while they wait and afterwards: a progress bar with the time left, and plots."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from functools import partial
+import io
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich.progress
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from neuralcodec.eval.modalities import MODALITIES
-from neuralcodec.eval.results import Comparison, Curve, Results
+from neuralcodec.eval.results import Curve, Results, write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ALL = "all"
+FORMATS = ("png", "svg")  # of plots
+MARGIN = 1.15  # of the rates' range, at each side of a plot
 
 
 class Progress(rich.progress.Progress):
-    """One line for each codec, with the time left, on stderr."""
+    """A line for each codec on stderr, and one for all of them with the time left.
 
-    def __init__(self):
+    The files that a codec has still to do are taken to last as long as those that it did, or, before its first, as all files so far.
+
+    Args:
+        totals: files of each codec.
+    """
+
+    def __init__(self, totals: Mapping[str, int]):
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("left"),
-            rich.progress.TimeRemainingColumn(),
+            _TimeLeft(),
         )
         super().__init__(*columns, console=Console(stderr=True))
+        self.lines = {name: self.add_task(name, start=False, total=total) for name, total in totals.items()}
+        self.overall = self.add_task(ALL, total=sum(totals.values()), seconds_left=None, visible=len(totals) > 1)
+        self.measured = dict.fromkeys(totals, 0)
+        self.seconds = dict.fromkeys(totals, 0.0)
+        self.clock = time.monotonic()
 
-    def task(self, name: str, total: int) -> Callable[[], None]:
-        """A function that moves the line of ``name`` on by one file. Its clock starts with the first."""
-        identifier = self.add_task(name, start=False, total=total)
+    def advance_of(self, name: str) -> Callable[[bool], None]:
+        """A function that moves a codec's line on by one file, and is told whether that file was known from earlier."""
 
-        def advance() -> None:
-            self.start_task(identifier)
-            self.advance(identifier)
+        def advance(known: bool = False) -> None:
+            now = time.monotonic()
+            if not known:
+                self.measured[name] += 1
+                self.seconds[name] += now - self.clock
+            self.clock = now
+            self.start_task(self.lines[name])
+            self.advance(self.lines[name])
+            self.update(self.overall, advance=1, seconds_left=self.seconds_left())
 
         return advance
 
-
-def table(results: Results, anchor: Curve, console: Console | None = None) -> None:
-    """Every point of the measured curves, then BD-rates against the anchor."""
-    console = console or Console(width=None if sys.stdout.isatty() else 160)
-    dataset, unit = results.dataset, results.dataset.rate_unit
-    measured = [point for curve in results.curves if curve.kind == "measured" for point in curve.points]
-    metrics = [metric for metric in results.titles if any(metric in point.quality for point in measured)]
-    points = Table(title=f"{dataset.name}, {len(dataset.items)} items, means; {unit} of whole files")
-    points.add_column("codec")
-    for name in ("setting", unit, *(results.titles[metric] for metric in metrics), "encode s", "decode s"):
-        points.add_column(name, justify="right")
-    learned = any(point.estimated_rate is not None for point in measured)
-    if learned:
-        points.add_column(f"{unit} / estimate", justify="right")
-        points.add_column("decoded = encoded")
-    for curve in results.curves:
-        if curve.kind == "measured":
-            for point in curve.points:
-                row = [curve.name, f"{point.setting:g}", f"{point.rate:.4f}"]
-                row += [f"{point.quality[metric]:.3f}" if metric in point.quality else "" for metric in metrics]
-                row += [f"{point.encode_seconds:.3f}", f"{point.decode_seconds:.3f}"]
-                if learned:
-                    row.append(f"{point.rate / point.estimated_rate:.4f}" if point.estimated_rate else "")
-                    row.append({True: "yes", False: "NO", None: ""}[point.symbols_equal])
-                points.add_row(*row)
-            points.add_section()
-    console.print(points)
-
-    rates = Table(title=f"BD-rate against {anchor.label} (negative: fewer bits at equal quality), and the range of quality")
-    rates.add_column("codec")
-    shown = [metric for metric in results.titles if any(comparison.metric == metric for comparison in results.comparisons)]
-    for metric in shown:
-        rates.add_column(results.titles[metric], justify="right")
-    rates.add_column("note", overflow="fold")
-    found = {(each.curve, each.curve_kind, each.metric): each for each in results.comparisons}
-    for curve in results.curves:
-        of_curve = [found.get((curve.name, curve.kind, metric)) for metric in shown]
-        if any(of_curve):
-            cells = [f"{percent(each)}\n{quality_range(each)}" if each else "" for each in of_curve]
-            rates.add_row(curve.label, *cells, of_curve[0].note if of_curve[0] else "")
-    console.print(rates)
-
-    if any("cost" in curve.details for curve in results.curves):
-        costs = Table(title="Cost of one item; peak memory is a fresh process's, libraries included")
-        costs.add_column("codec")
-        for name in ("M parameters", f"{MODALITIES[dataset.modality].cost_unit} encode", "decode", "peak MiB encode", "decode"):
-            costs.add_column(name, justify="right")
-        for curve in results.curves:
-            if cost := curve.details.get("cost"):
-                values = [cost["parameters"] and cost["parameters"] / 1e6, *list(cost.values())[1:]]
-                costs.add_row(curve.name, *("" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values))
-        console.print(costs)
+    def seconds_left(self) -> float | None:
+        """Of all codecs together; none before the first file."""
+        count, seconds = sum(self.measured.values()), sum(self.seconds.values())
+        if not count:
+            return None
+        left = 0.0
+        for name, line in self.lines.items():
+            each = self.seconds[name] / self.measured[name] if self.measured[name] else seconds / count
+            left += each * (self.tasks[line].total - self.tasks[line].completed)
+        return left
 
 
-def percent(comparison: Comparison) -> str:
-    return "none" if comparison.bd_rate is None else f"{comparison.bd_rate:+.1f} %"
+class _TimeLeft(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> Text:
+        left = task.fields.get("seconds_left")
+        return Text("" if left is None else f"{timedelta(seconds=round(left))} left", style="progress.remaining")
 
 
-def quality_range(comparison: Comparison) -> str:
-    return "" if comparison.low is None else f"{comparison.low:.2f}…{comparison.high:.2f}"
-
-
-def plot(results: Results, path: str | Path) -> None:
-    """The main metric over the rate (logarithmic); measured curves solid, published ones dashed and named so."""
+def plot(results: Results, folder: Path) -> list[Path]:
+    """``rd.png`` and ``rd.svg``: a panel for each metric with a title, the main one large, over the rate, which is logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
+    shown = [metric for metric in results.titles if any(metric in point.quality for curve in results.curves for point in curve.points)]
+    colours = dict(zip([curve.label for curve in results.curves], plt.get_cmap("tab10").colors * (1 + len(results.curves) // 10)))
+    others = shown[1:]
+    mosaic = [[shown[0], shown[0], other] for other in others] if others else [[shown[0]]]
+    figure, panels = plt.subplot_mosaic(mosaic, figsize=(13 if others else 9, 6.5), layout="constrained")
+    for metric in shown:
+        _panel(panels[metric], results, metric, colours, main=metric == shown[0])
+    lines, labels = panels[shown[0]].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=9)
+    unit = MODALITIES[results.dataset.modality].rate_title
+    figure.suptitle(f"{results.dataset.name}, means over {len(results.dataset.items)} items, over {unit} of whole files")
+    paths = []
+    for kind in FORMATS:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=130, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        paths.append(folder / f"rd.{kind}")
+        write(paths[-1], buffer.getvalue())
+    plt.close(figure)
+    return paths
+
+
+def _panel(axes: Axes, results: Results, metric: str, colours: Mapping[str, tuple], main: bool) -> None:
+    """Measured curves solid, published ones dashed; the axes frame what was measured."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    metric = next(iter(results.titles))
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    measured = [point.rate for curve in results.curves if curve.kind == "measured" for point in curve.points]
+    left, right = min(measured) / MARGIN, max(measured) * MARGIN
+    inside: list[float] = []
     for curve in results.curves:
         pairs = [(point.rate, point.quality[metric]) for point in curve.points if metric in point.quality]
         if not pairs:
             continue
-        x, y = zip(*pairs)
-        draw = partial(axes.plot, x, y, label=curve.label)
-        if curve.kind == "measured":
-            draw(marker="o", markersize=4)
-        else:
-            draw(linestyle="--", linewidth=1, alpha=0.8)
-    measured = [point.rate for curve in results.curves if curve.kind == "measured" for point in curve.points]
+        inside += [quality for rate, quality in pairs if left <= rate <= right]
+        style = {"marker": "o", "markersize": 4 if main else 2.5} if curve.kind == "measured" else {"linestyle": "--", "alpha": 0.8}
+        width = 1.6 if curve.kind == "measured" else 1.1
+        axes.plot(*zip(*pairs), label=_label(curve, results), color=colours[curve.label], linewidth=width, **style)
     axes.set_xscale("log")
-    axes.set_xlim(min(measured) / 1.15, max(measured) * 1.15)
+    axes.set_xlim(left, right)
+    if inside and (span := max(inside) - min(inside)):
+        axes.set_ylim(min(inside) - 0.04 * span, max(inside) + 0.04 * span)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"{MODALITIES[results.dataset.modality].rate_title} (whole file)")
-    axes.set_ylabel(f"{results.titles[metric]} (mean over items)")
-    axes.set_title(f"{results.dataset.name}, {len(results.dataset.items)} items")
+    axes.tick_params(labelsize=9 if main else 7)
+    axes.set_ylabel(results.titles[metric], fontsize=10 if main else 8)
+    if main:
+        axes.set_xlabel(f"{MODALITIES[results.dataset.modality].rate_title}")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=150, format="png")
-    plt.close(figure)
+
+
+def _label(curve: Curve, results: Results) -> str:
+    """A published curve of other items says which."""
+    return curve.label if curve.protocol == results.dataset.protocol else f"{curve.name} (published, {curve.protocol})"

@@ -1,19 +1,19 @@
 """A rate–distortion sweep: every candidate, at every setting, on every item, one file at a time.
 
-Unless several jobs are asked for, nothing runs beside a candidate, so that its times are its own. The first item is coded once before the
-clock starts, since libraries load and memory warms on first use.
+Unless the work is shared (:mod:`neuralcodec.eval.workers`), nothing runs beside a candidate, so that its times are its own. The first item
+is coded once before the clock starts, since libraries load and memory warms on first use.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def measure(
     dataset: str,
     chosen: Sequence[Source],
     points: int | None = None,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[bool], None] = lambda known: None,
     store: Store | None = None,
     pool: Executor | None = None,
 ) -> Curve:
@@ -42,9 +42,9 @@ def measure(
 
     Args:
         points: number of settings, evenly chosen.
-        advance: called after each file.
+        advance: called after each file, with whether it was known from earlier.
         store: of files measured earlier.
-        pool: of processes to share the work; times are then those of a busy machine.
+        pool: whose workers share the work; times are then those of a busy machine.
 
     Raises:
         CodecError: the codec does not give back a signal of the original's size.
@@ -57,7 +57,7 @@ def measure(
         for source in chosen:
             if store and (known := store.get(store.key(codec, setting, source.item))):
                 files[setting, source.item.name] = replace(known, item=source.item.name)
-                advance()
+                advance(True)
             else:
                 missing.append((setting, source))
 
@@ -65,11 +65,11 @@ def measure(
         files[setting, source.item.name] = file
         if store:
             store.add(store.key(codec, setting, source.item), file)
-        advance()
+        advance(False)
 
     if pool:
         running = {
-            pool.submit(_measure_in_process, codec.origin, modality, source, setting): (setting, source) for setting, source in missing
+            pool.submit(_measure_elsewhere, codec.origin, modality, source, setting): (setting, source) for setting, source in missing
         }
         for future in as_completed(running):
             keep(*running[future], future.result())
@@ -82,16 +82,14 @@ def measure(
     return Curve(codec.name, "measured", codec.description, points_by_rate, protocol, details=dict(codec.details))
 
 
-def pool_of(jobs: int) -> Executor | None:
-    """Processes that share the machine's cores, or none for one job."""
-    if jobs == 1:
-        return None
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+def _measure_elsewhere(origin: str, modality: Modality, source: Source, setting: float) -> File:
+    return measure_file(_kept(origin), modality, source.item, modality.read(source.path), setting)
 
 
-def _measure_in_process(origin: str, modality: Modality, source: Source, setting: float) -> File:
-    return measure_file(candidate(origin), modality, source.item, modality.read(source.path), setting)
+@lru_cache(maxsize=2)
+def _kept(origin: str) -> Candidate:
+    """The worker's own copy of a candidate, loaded once."""
+    return candidate(origin)
 
 
 def measure_file(codec: Candidate, modality: Modality, item: Item, signal: Any, setting: float) -> File:
@@ -152,8 +150,12 @@ def summarise(modality: Modality, setting: float, files: Sequence[File]) -> Poin
     )
 
 
-def environment(jobs: int = 1) -> dict[str, Any]:
-    """What the numbers may depend on. ``load_average`` well above zero says that something else ran, and that times mean little."""
+def environment(jobs: int | str = 1) -> dict[str, Any]:
+    """What the numbers may depend on. ``load_average`` well above zero says that something else ran, and that times mean little.
+
+    Args:
+        jobs: files measured at a time, or ``ray``.
+    """
     versions = {}
     for name in LIBRARIES:
         try:

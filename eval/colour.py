@@ -35,7 +35,7 @@ def planes(pixels: np.ndarray, matrix: str = "bt709") -> np.ndarray:
 
 
 def to_ycbcr(pixels: np.ndarray, bits: int = 10, matrix: str = "bt709", full_range: bool = True) -> np.ndarray:
-    """(H, W, 3) uint8 RGB to integers of ``bits`` bits, (H, W, 3) uint16."""
+    """(H, W, 3) uint8 RGB to integers of ``bits`` bits, (H, W, 3), uint8 or uint16."""
     gain, offset = _scaling(bits, full_range)
     return _rounded(planes(pixels, matrix) * gain + offset, bits)
 
@@ -60,11 +60,11 @@ def from_420(y: np.ndarray, u: np.ndarray, v: np.ndarray, bits: int, matrix: str
     luma = (y - offset[0]) * (255 / gain[0])
     blue, red = (doubled((plane - offset[1]) * (255 / gain[1]), *y.shape) for plane in (u, v))
     inverse = INVERSE[matrix].astype(np.float32)
-    rgb = np.empty((*y.shape, 3), np.float32)
-    rgb[..., 0] = luma + inverse[0, 2] * red
-    rgb[..., 1] = luma + inverse[1, 1] * blue + inverse[1, 2] * red
-    rgb[..., 2] = luma + inverse[2, 1] * blue
-    return _rounded(rgb, 8)
+    rgb = np.empty((3, *y.shape), np.float32)  # one plane after the other, which is twice as fast
+    rgb[0] = luma + inverse[0, 2] * red
+    rgb[1] = luma + inverse[1, 1] * blue + inverse[1, 2] * red
+    rgb[2] = luma + inverse[2, 1] * blue
+    return np.moveaxis(_rounded(rgb, 8), 0, -1)
 
 
 def halved(plane: np.ndarray) -> np.ndarray:

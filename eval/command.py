@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("dataset", help="kodak, clic, a folder or a file")
+    add("dataset", help="kodak, clic, uvg, a folder or a file")
     add("--modality", choices=("image", "audio", "video"), help="what to measure in a folder that holds signals of several kinds")
     add(
         "--codec",
         action="append",
         default=[],
         metavar="NAME",
-        help="a model, a weights file, jpeg, webp, jpeg2000, jpegxl, avif, avif-420, hevc, or classical for all these; repeatable",
+        help="a model, a weights file, a classical codec by name, or classical for all of the modality; repeatable",
     )
     add("--published", nargs="+", action="extend", default=[], metavar="NAME", help="published curves to show beside; 'list' names them")
     add("--anchor", metavar="NAME", help="codec or published curve that BD-rates refer to (default: the first classical codec)")
@@ -74,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
     add("--format", choices=("text", "markdown", "latex"), default="text", help="of the tables that are printed")
     add("-f", "--force", action="store_true", help="overwrite earlier results")
+    add = parser.add_argument_group("how video is read").add_argument
+    add("--frames", type=_positive, metavar="N", help="the first N frames only")
+    add("--crop", type=_size, metavar="WxH", help="cut this from the middle")
+    add("--video-size", type=_size, metavar="WxH", help="of raw files, if their names do not say")
+    add("--pixel-format", metavar="NAME", help="of raw files: yuv420p or yuv420p10le, if their names do not say")
+    add("--fps", type=_rate, metavar="N", help="frames per second of raw files and pictures, if their names do not say")
+    add("--matrix", choices=("bt601", "bt709", "bt2020"), help="from which RGB is made (default: as tagged, else bt709 from 720 lines)")
 
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +125,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     if args.published == ["list"]:
         return _list_published(argparse.Namespace(modality=args.modality))
-    modality = (modalities.MODALITIES[args.modality] if args.modality else modalities.kind_of(args.dataset, args.root))()
+    modality = _modality(args)
     published = curves.PUBLISHED[modality.name]
     if unknown := [name for name in args.published if name not in published]:
         raise CodecError(f"there is no published curve {unknown[0]!r}; there are {', '.join(published)}")
@@ -229,10 +237,36 @@ def _anchor(name: str | None, all_curves):
     return [*classical, *published, *all_curves][0]
 
 
+def _modality(args: argparse.Namespace) -> Modality:
+    """What kind of signal, and how its items are to be read."""
+    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.eval import modalities
+
+    kind = modalities.MODALITIES[args.modality] if args.modality else modalities.kind_of(args.dataset, args.root)
+    options = ("frames", "crop", "video_size", "pixel_format", "fps", "matrix")
+    given = {name: value for name in options if (value := getattr(args, name)) is not None}
+    known = [field.name for field in fields(kind)]
+    if other := [name for name in given if name not in known]:
+        raise CodecError(f"--{other[0].replace('_', '-')} is of no use with {kind.plural}")
+    return kind(**given)
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return _positive(width), _positive(height)
+
+
+def _rate(text: str) -> Fraction:
+    value = Fraction(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
     return value
 
 

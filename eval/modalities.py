@@ -9,6 +9,7 @@ import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from neuralcodec.codecs.base import CodecError
-from neuralcodec.datasets import images
+from neuralcodec.datasets import images, video
 from neuralcodec.eval.results import Dataset, Item
 
 
@@ -150,7 +151,63 @@ class Images(Modality):
         return images.to_pixels(x)
 
 
-MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images,)}
+@dataclass(frozen=True)
+class Videos(Modality):
+    """Y'CbCr 4:2:0 as it is coded, :class:`~neuralcodec.datasets.video.Clip`. What is None is as the file or its name says.
+
+    Attributes:
+        frames: the first so many only.
+        crop: width and height cut from the middle.
+        video_size: width and height of raw files.
+        pixel_format: of raw files.
+        fps: frames per second.
+        matrix: from which RGB follows.
+    """
+
+    frames: int | None = None
+    crop: tuple[int, int] | None = None
+    video_size: tuple[int, int] | None = None
+    pixel_format: str | None = None
+    fps: Fraction | None = None
+    matrix: str | None = None
+
+    name = "video"
+    plural = "clips"
+    datasets = ("video", "uvg")
+    extensions = frozenset(video.EXTENSIONS)
+    rate_unit = "bpp"
+    rate_title = "bits per pixel of all frames"
+    cost_unit = "kMAC/pixel"
+
+    def find(self, dataset: str, root: str | None) -> tuple[Path, list[Path]]:
+        if dataset == "uvg":
+            paths = video.uvg_files(root)
+            return paths[0].parent, paths
+        return video.find_clips(_place(self, dataset, root))
+
+    def protocol(self, dataset: str, items: Sequence[Item]) -> str:
+        """Clips by their number, size and frames: the first frames only, or a crop, are another test."""
+        sizes = sorted({f"{item.size['width']}×{item.size['height']}" for item in items})
+        frames = sum(item.size["frames"] for item in items)
+        return f"{dataset}, {len(items)} clip{'s' * (len(items) > 1)} of {', '.join(sizes)}, {frames} frames"
+
+    def read(self, path: Path) -> video.Clip:
+        return video.read_clip(path, self.frames, self.crop, self.video_size, self.pixel_format, self.fps, self.matrix)
+
+    def extent(self, signal: video.Clip) -> float:
+        return signal.y.size
+
+    def size(self, signal: video.Clip) -> dict[str, int]:
+        return {"width": signal.width, "height": signal.height, "frames": len(signal), "bits": signal.bits}
+
+    def sha256(self, signal: video.Clip) -> str:
+        return signal.sha256()
+
+    def shape(self, signal: video.Clip) -> tuple[int, ...]:
+        return (*signal.y.shape, signal.bits)
+
+
+MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images, Videos)}
 
 
 def kind_of(dataset: str, root: str | None = None) -> type[Modality]:

@@ -81,6 +81,10 @@ class Modality:
     def read(self, path: Path) -> Any:
         raise NotImplementedError
 
+    def start(self, signal: Any) -> Any:
+        """Enough of a signal for libraries to be loaded and memory to be warm."""
+        return signal
+
     def extent(self, signal: Any) -> float:
         """What the bits of a file are divided by."""
         raise NotImplementedError
@@ -193,6 +197,9 @@ class Videos(Modality):
 
     def read(self, path: Path) -> video.Clip:
         return video.read_clip(path, self.frames, self.crop, self.video_size, self.pixel_format, self.fps, self.matrix)
+
+    def start(self, signal: video.Clip) -> video.Clip:
+        return signal.first(2)
 
     def extent(self, signal: video.Clip) -> float:
         return signal.y.size

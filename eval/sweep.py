@@ -1,7 +1,7 @@
 """A rate–distortion sweep: every candidate, at every setting, on every item, one file at a time.
 
-Unless the work is shared (:mod:`neuralcodec.eval.workers`), nothing runs beside a candidate, so that its times are its own. The first item
-is coded once before the clock starts, since libraries load and memory warms on first use.
+Unless the work is shared (:mod:`neuralcodec.eval.workers`), nothing runs beside a candidate, so that its times are its own. The start of
+the first item is coded once before the clock starts, since libraries load and memory warms on first use.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def measure(
         for future in as_completed(running):
             keep(*running[future], future.result())
     elif missing:
-        codec.decode(codec.encode(modality.read(missing[0][1].path), missing[0][0]).data)
+        codec.decode(codec.encode(modality.start(modality.read(missing[0][1].path)), missing[0][0]).data)
         for setting, source in missing:
             keep(setting, source, measure_file(codec, modality, source.item, modality.read(source.path), setting))
     measured = [summarise(modality, setting, [files[setting, source.item.name] for source in chosen]) for setting in settings]

@@ -34,6 +34,7 @@ class Candidate:
         description: one line: what it is, at which options.
         settings: to measure, from the smallest files to the largest.
         continuous: whether settings between these can be had as well.
+        exact: whether files decode to a signal of the original's size; if not, the modality conforms it.
     """
 
     modality: str = "image"
@@ -41,6 +42,7 @@ class Candidate:
     description: str
     settings: Sequence[float]
     continuous: bool = True
+    exact: bool = True
 
     @property
     def details(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ class Candidate:
 
     @property
     def missing(self) -> str | None:
-        """The package that is not installed and without which the codec does not work."""
+        """What is not installed and without which the codec does not work, and where it comes from."""
         return None
 
     @property

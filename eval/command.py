@@ -169,6 +169,8 @@ def _measure(args: argparse.Namespace) -> int:
     all_curves = [*measured, *others]
     anchor = _anchor(args.anchor, all_curves)
     titles = modality.metrics.TITLES
+    for metric, package in getattr(modality.metrics, "MISSING", {}).items():
+        print(f"neuralcodec eval: {metric} not measured; it needs {package} (pip install 'neuralcodec[measure]')", file=sys.stderr)
     comparisons = curves.compare(all_curves, anchor, list(titles))
     results = Results(dataset, modality.definitions, titles, environment, all_curves, comparisons)
 
@@ -218,7 +220,7 @@ def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
         if codec.modality != modality:
             raise CodecError(f"{name} is a codec of {codec.modality}, and {modality} is to be measured")
         if codec.missing:
-            print(f"neuralcodec eval: {name} left out; it needs {codec.missing} (pip install 'neuralcodec[measure]')", file=sys.stderr)
+            print(f"neuralcodec eval: {name} left out; it needs {codec.missing}", file=sys.stderr)
         else:
             codecs.append(codec)
     if not codecs:

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from neuralcodec.codecs.base import CodecError
-from neuralcodec.datasets import images, video
+from neuralcodec.datasets import audio, images, video
 from neuralcodec.eval.results import Dataset, Item
 
 
@@ -101,6 +101,10 @@ class Modality:
         """What a codec must give back unchanged."""
         raise NotImplementedError
 
+    def conform(self, decoded: Any, original: Any) -> Any:
+        """What a codec gives back that does not promise the original's size (``Candidate.exact``), cut to it."""
+        return decoded
+
     def to_tensor(self, signal: Any) -> Tensor:
         """What a learned codec takes: (1, C, …)."""
         raise NotImplementedError
@@ -153,6 +157,62 @@ class Images(Modality):
 
     def from_tensor(self, x: Tensor, like: Any = None) -> np.ndarray:
         return images.to_pixels(x)
+
+
+@dataclass(frozen=True)
+class Sounds(Modality):
+    """Samples of floating point at a rate of their own, :class:`~neuralcodec.datasets.audio.Sound`."""
+
+    name = "audio"
+    plural = "sounds"
+    datasets = ("audio", "librispeech", *(f"librispeech-{split}" for split in audio.LIBRISPEECH))
+    extensions = frozenset(audio.EXTENSIONS)
+    rate_unit = "kbps"
+    rate_title = "kilobits per second"
+    cost_unit = "MMAC/s"
+
+    def find(self, dataset: str, root: str | None) -> tuple[Path, list[Path]]:
+        if dataset in self.datasets[1:]:
+            folder = audio.librispeech_folder(root, _split(dataset))
+            return folder, audio.list_sounds(folder)
+        place = _place(self, dataset, root)
+        if place.is_file():
+            return place.parent, [place]
+        folder = images.resolve_folder(place)
+        return folder, audio.list_sounds(folder)
+
+    def protocol(self, dataset: str, items: Sequence[Item]) -> str:
+        """A part of LibriSpeech is another test than the whole split."""
+        if dataset not in self.datasets[1:]:
+            return super().protocol(dataset, items)
+        split = _split(dataset)
+        part = "" if len(items) == audio.LIBRISPEECH[split] else f", {len(items)} utterances"
+        return f"LibriSpeech {split}{part}"
+
+    def read(self, path: Path) -> audio.Sound:
+        return audio.read_sound(path)
+
+    def extent(self, signal: audio.Sound) -> float:
+        """Milliseconds: bits over milliseconds are kbps."""
+        return signal.seconds * 1000
+
+    def size(self, signal: audio.Sound) -> dict[str, int]:
+        channels, samples = signal.samples.shape
+        return {"samples": samples, "sampling_rate": signal.rate, "channels": channels}
+
+    def sha256(self, signal: audio.Sound) -> str:
+        return hashlib.sha256(f"{signal.rate} ".encode() + signal.samples.tobytes()).hexdigest()
+
+    def shape(self, signal: audio.Sound) -> tuple[int, ...]:
+        return (*signal.samples.shape, signal.rate)
+
+    def conform(self, decoded: audio.Sound, original: audio.Sound) -> audio.Sound:
+        """Back to the original's rate, without the silence that fills the last frame; more than that is the codec's error."""
+        resampled = audio.resample(decoded, original.rate)
+        excess = resampled.samples.shape[1] - original.samples.shape[1]
+        if 0 <= excess <= audio.LONGEST_FRAME * original.rate:
+            resampled = audio.Sound(resampled.samples[:, : original.samples.shape[1]], original.rate)
+        return resampled
 
 
 @dataclass(frozen=True)
@@ -214,7 +274,7 @@ class Videos(Modality):
         return (*signal.y.shape, signal.bits)
 
 
-MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images, Videos)}
+MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images, Sounds, Videos)}
 
 
 def kind_of(dataset: str, root: str | None = None) -> type[Modality]:
@@ -269,6 +329,11 @@ def _describe(modality: Modality, folder: Path, path: Path) -> Source:
     signal = modality.read(path)
     name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
     return Source(Item(name.with_suffix("").as_posix(), modality.sha256(signal), modality.size(signal)), path)
+
+
+def _split(dataset: str) -> str:
+    """Of LibriSpeech."""
+    return dataset.removeprefix("librispeech").removeprefix("-") or "test-clean"
 
 
 def _place(modality: Modality, dataset: str, root: str | None) -> Path:

@@ -21,6 +21,7 @@
           "estimated_rate": learned codecs: by the codec's own probabilities; "rate" includes the header as well,
           "payload_rate":   without what the container of the file costs, where that is known,
           "symbols_equal":  learned codecs: whether every decoded integer equalled the encoder's, in all items,
+          "left_out":       {"pesq_wb": number of items in which a metric is not defined, over the others of which it is a mean, …},
           "files": [ {"item", "file_bytes", "rate", "errors": {"rgb": mean squared error, …}, "quality": {"psnr_rgb", …},
                       "encode_seconds", "decode_seconds", "estimated_rate", "header_bytes", "symbols_equal"}, … ] }, … ] }, … ],
   "comparisons": [ {"curve", "curve_kind", "anchor", "anchor_kind", "metric", "bd_rate": percent or null, "low", "high": the range of
@@ -88,6 +89,7 @@ class Point:
     estimated_rate: float | None = None
     payload_rate: float | None = None
     symbols_equal: bool | None = None
+    left_out: dict[str, int] = field(default_factory=dict)  # by metric: items in which it is not defined; its mean is over the others
     files: list[File] = field(default_factory=list)
 
 

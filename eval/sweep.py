@@ -26,6 +26,7 @@ from neuralcodec.eval.results import Curve, File, Item, Point
 from neuralcodec.eval.store import Store
 
 LIBRARIES = ("neuralcodec", "torch", "numpy", "pillow", "av", "imagecodecs", "constriction", "bjontegaard", "pytorch-msssim")
+LIBRARIES += ("torchaudio", "soundfile", "torchmetrics", "pesq", "pystoi", "visqol-python")
 
 
 def measure(
@@ -99,8 +100,9 @@ def measure_file(codec: Candidate, modality: Modality, item: Item, signal: Any, 
     written = time.perf_counter()
     decoded = codec.decode(encoded.data)
     read = time.perf_counter()
-    if modality.shape(decoded.signal) != modality.shape(signal):
-        raise CodecError(f"{codec.name} turned {item.name} from {modality.shape(signal)} into {modality.shape(decoded.signal)}")
+    signal_hat = decoded.signal if codec.exact else modality.conform(decoded.signal, signal)
+    if modality.shape(signal_hat) != modality.shape(signal):
+        raise CodecError(f"{codec.name} turned {item.name} from {modality.shape(signal)} into {modality.shape(signal_hat)}")
     extent = modality.extent(signal)
     estimated = codec.estimated_bits(signal, setting)
     equal = None
@@ -112,8 +114,8 @@ def measure_file(codec: Candidate, modality: Modality, item: Item, signal: Any, 
         item=item.name,
         file_bytes=len(encoded.data),
         rate=len(encoded.data) * 8 / extent,
-        errors=modality.metrics.errors(signal, decoded.signal),
-        quality=modality.metrics.quality(signal, decoded.signal),
+        errors=modality.metrics.errors(signal, signal_hat),
+        quality=modality.metrics.quality(signal, signal_hat),
         encode_seconds=written - start,
         decode_seconds=read - written,
         estimated_rate=None if estimated is None else estimated / extent,
@@ -131,9 +133,12 @@ def summarise(modality: Modality, setting: float, files: Sequence[File]) -> Poin
         return sum(known) / len(known) if len(known) == len(values) else None
 
     def means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: sum(one[name] for one in each) / len(each) for name in each[0] if all(name in one for one in each)}
+        """Over the items that have a value."""
+        known = {name: [one[name] for one in each if name in one] for name in dict.fromkeys(name for one in each for name in one)}
+        return {name: sum(values) / len(values) for name, values in known.items()}
 
     quality = means([file.quality for file in files])
+    left_out = {name: count for name in quality if (count := sum(name not in file.quality for file in files))}
     quality |= modality.metrics.derived(quality, means([file.errors for file in files]))
     payloads = [file.rate * (1 - file.header_bytes / file.file_bytes) if file.header_bytes is not None else None for file in files]
     verdicts = [file.symbols_equal for file in files]
@@ -146,6 +151,7 @@ def summarise(modality: Modality, setting: float, files: Sequence[File]) -> Poin
         estimated_rate=mean([file.estimated_rate for file in files]),
         payload_rate=mean(payloads),
         symbols_equal=None if None in verdicts else all(verdicts),
+        left_out=left_out,
         files=list(files),
     )
 

@@ -91,7 +91,8 @@ def at_rate(codec: Candidate, modality: Modality, signal: Any, rate: float, know
         if abs(points[place] - math.log(rate)) < CLOSE:
             break
     best = min(tried, key=lambda place: abs(points[place] - math.log(rate)))
-    return Coded(codec.decode(tried[best]).signal, len(tried[best]) * 8 / extent)
+    decoded = codec.decode(tried[best]).signal
+    return Coded(decoded if codec.exact else modality.conform(decoded, signal), len(tried[best]) * 8 / extent)
 
 
 def _crossing(points: Mapping[float, float], target: float, last: float) -> float:

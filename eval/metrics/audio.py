@@ -40,8 +40,8 @@ _DEFINED = {  # metric: (modules that it needs, definition)
     "visqol": (
         "visqol ai_edge_litert",
         "MOS-LQO 1…5; ViSQOL v3 (package visqol-python) of the mean of the channels. Sounds at 16 kHz: speech mode, lattice mapping of "
-        "NSIM to MOS (use_lattice_model=True, the C++ program's default). Others: audio mode, resampled to 48 kHz, SVR mapping. Values of the "
-        "two modes do not compare. Mean over sounds",
+        "NSIM to MOS (use_lattice_model=True, the C++ program's default). Others: audio mode, resampled to 48 kHz, SVR mapping. Values "
+        "of the two modes do not compare. Mean over sounds",
     ),
     "si_sdr": (
         "torchmetrics",

@@ -64,6 +64,14 @@ class Candidate:
         """The modules and packages of neuralcodec whose text decides what the codec does; its measurements are kept until one changes."""
         return (type(self).__module__,)
 
+    def refusal(self, size: Mapping[str, int]) -> str | None:
+        """Why the codec cannot code items of such a size, in words that go on from its name.
+
+        Args:
+            size: of :class:`~neuralcodec.eval.results.Item`.
+        """
+        return None
+
     def encode(self, signal: Any, setting: float) -> Encoded:
         """A signal to the bytes of a file."""
         raise NotImplementedError

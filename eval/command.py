@@ -140,6 +140,8 @@ def _measure(args: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise CodecError(f"two of the codecs have the same name: {', '.join(names)}")
     chosen = modalities.sources(modality, args.dataset, args.root, args.limit)
+    codecs = _willing(codecs, chosen)
+    names = [codec.name for codec in codecs]
     dataset = modalities.describe(modality, args.dataset, chosen)
     wanted = list(dict.fromkeys(args.published))
     if args.anchor and args.anchor not in (*names, *wanted):
@@ -226,6 +228,21 @@ def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
     if not codecs:
         raise CodecError("there is no codec left to measure")
     return codecs
+
+
+def _willing(codecs: list[Candidate], chosen: list[Source]) -> list[Candidate]:
+    """Those that can code every item; the others are named and left out."""
+    from neuralcodec.codecs.base import CodecError
+
+    willing = []
+    for codec in codecs:
+        if reason := next((reason for source in chosen if (reason := codec.refusal(source.item.size))), None):
+            print(f"neuralcodec eval: {codec.name} left out; it {reason}", file=sys.stderr)
+        else:
+            willing.append(codec)
+    if not willing:
+        raise CodecError("there is no codec left to measure")
+    return willing
 
 
 def _anchor(name: str | None, all_curves):

@@ -13,7 +13,7 @@ import importlib.metadata
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -73,7 +73,8 @@ class Encoder(Candidate):
         import av
         from av.bitstream import BitStreamFilterContext
 
-        self._check(signal)
+        if reason := self.refusal({"width": signal.width, "height": signal.height, "bits": signal.bits}):
+            raise CodecError(f"{self.name} {reason}")
         os.environ.setdefault("SVT_LOG", "1")  # errors only; it prints to stderr past every handler
         buffer = io.BytesIO()
         try:
@@ -110,14 +111,15 @@ class Encoder(Candidate):
         count = int.from_bytes(data[24:28], "little")
         return IVF_HEADER + IVF_FRAME_HEADER * count
 
-    def _check(self, clip: Clip) -> None:
+    def refusal(self, size: Mapping[str, int]) -> str | None:
         import av
 
         known = {form.name for form in av.Codec(self.encoder, "w").video_formats or ()}
-        if clip.pixel_format not in known:
-            raise CodecError(f"{self.name} of this FFmpeg does not code {clip.bits} bits")
-        if self.even and (clip.width % 2 or clip.height % 2):
-            raise CodecError(f"{self.name} codes even sizes only, not {clip.width}×{clip.height}; --crop makes it even")
+        if ("yuv420p" if size["bits"] == 8 else f"yuv420p{size['bits']}le") not in known:
+            return f"codes no {size['bits']} bits in this FFmpeg"
+        if self.even and (size["width"] % 2 or size["height"] % 2):
+            return f"codes even sizes only, not {size['width']}×{size['height']}; --crop makes it even"
+        return None
 
 
 class X264(Encoder):

@@ -28,6 +28,7 @@ DEFINITIONS = {
     **{f"psnr_{plane}_of_mean_mse": f"dB; as psnr_{plane}, of the mean over clips of the mean MSE over frames" for plane in "yuv"},
     "psnr_yuv611_of_mean_mse": "dB; as psnr_yuv611, of the three PSNRs of mean MSE",
     **{f"psnr_rgb_{matrix}_of_mean_mse": f"dB; as psnr_rgb_{matrix}, of mean MSE, as with the planes" for matrix in colour.WEIGHTS},
+    "psnr_rgb": "dB; of published curves only: RGB PSNR whose conversion from the planes is not stated",
     "ms_ssim_y": "Wang et al. 2003, five scales, luma plane; mean over frames, then clips (pytorch-msssim); sides above 160 only",
     "ms_ssim_y_db": "dB; -10·log10(1 - ms_ssim_y), of the mean over clips",
 }
@@ -37,6 +38,7 @@ TITLES = {
     "psnr_rgb_bt709": "RGB PSNR by BT.709, dB",
     "psnr_rgb_bt601": "RGB PSNR by BT.601, dB",
     "ms_ssim_y_db": "luma MS-SSIM, dB",
+    "psnr_rgb": "RGB PSNR, conversion not stated, dB",
 }
 
 

@@ -58,7 +58,7 @@ class RateDistortion(L.LightningModule):
         learning_rate: peak, of parameters whose codec asks for no other.
         final_learning_rate: at the end of the cosine, as a fraction of the peak.
         warmup_steps: of linear warm-up.
-        init_from: exported weights to start from, instead of a closed-form or random initialisation.
+        init_from: exported weights to start from, instead of a closed-form or random initialisation; of another spec, what fits.
         closed_form_examples: training images (256×256) for the codec's closed-form initialisation; 0 for none.
         validation_levels: rate levels that validation codes; by default five, spread evenly.
         clip: largest norm of a step's gradient.
@@ -85,18 +85,27 @@ class RateDistortion(L.LightningModule):
         self.save_hyperparameters()
         self.codec: Codec = build(codec).train()
         if init_from:
-            source = load_weights(init_from)
-            if source.spec != self.codec.spec:
-                raise CodecError(f"{init_from} was made from another spec than this config's")
-            tables_too = decoder_only  # they decide how the coder rounds
-            weights = {name: value for name, value in source.state_dict().items() if tables_too or ".tables." not in name}
-            self.codec.load_state_dict(weights, strict=False)
+            self._start_from(load_weights(init_from), init_from)
         if decoder_only:
             if not init_from:
                 raise CodecError("decoder_only trains on top of weights: give them with init_from")
             for name, parameter in self.codec.named_parameters():
                 parameter.requires_grad_(name.startswith(self.codec.decoder_parameters))
         self._validation: Validation | None = None
+
+    def _start_from(self, source: Codec, path: str) -> None:
+        """Take over what has the same name and shape in another codec; its tables too if only the decoder will be trained."""
+        if self.hparams.decoder_only and source.spec != self.codec.spec:
+            raise CodecError(f"{path} was made from another spec than this config's, and decoder_only needs the same")
+        ours = self.codec.state_dict()
+        known = {name: value for name, value in source.state_dict().items() if self.hparams.decoder_only or ".tables." not in name}
+        taken = {name: value for name, value in known.items() if name in ours and value.shape == ours[name].shape}
+        if not taken:
+            raise CodecError(f"{path} has no weights in common with this config")
+        if source.spec != self.codec.spec:
+            fresh = sum(".tables." not in name for name in ours) - len(taken)
+            print(f"of {path}: {len(taken)} of {len(known)} tensors taken over; {fresh} start afresh", file=sys.stderr)
+        self.codec.load_state_dict(taken, strict=False)
 
     def on_fit_start(self) -> None:
         """Start from a closed-form solution, unless training goes on from weights or a checkpoint."""

@@ -56,10 +56,12 @@ class LevelVectors(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """Depthwise convolution between two 1×1 layers, then a 1×1 feed-forward pair, both residual.
+    """Depthwise convolution between two 1×1 layers, then a 1×1 feed-forward pair, both residual and zero as they start.
 
     x ──1×1──act──DW 3×3──1×1──(+)──1×1 (×2)──act──1×1──(+)──►
      └──────────────────────────┘ └─────────────────────┘
+
+    A new block changes nothing, so that blocks may be added to trained weights.
     """
 
     def __init__(self, channels: int, expansion: int = 2):
@@ -75,6 +77,7 @@ class DepthwiseBlock(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Conv2d(channels * expansion, channels, 1),
         )
+        zero(self.spatial[-1], self.mix[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.spatial(x)

@@ -43,6 +43,12 @@ def _spec(codec: str, transforms: str, **arguments) -> dict:
     }
 
 
+def _context(name: str, **arguments) -> dict:
+    sizes = LAPPED if name not in ("UnevenGroups", "Raster") else GDN
+    arguments = {"latent": sizes["latent"], "features": 2 * HYPER["patterns"], **arguments}
+    return {"class_path": f"neuralcodec.codecs.image.contexts.{name}", "init_args": arguments}
+
+
 HYPER = {"hyper_channels": 6, "patterns": 8, "hyper_width": 16}
 SPECS = {
     "mean-scale": _spec("Hyperprior", "Lapped", **HYPER),
@@ -50,6 +56,12 @@ SPECS = {
     "mean-scale-gdn": _spec("Hyperprior", "GDN", **HYPER),
     "factorized": _spec("FactorizedPrior", "Lapped"),
     "factorized-gdn": _spec("FactorizedPrior", "GDN"),
+    "quadtree": _spec("Hyperprior", "Lapped", **HYPER, context=_context("Quadtree", width=8, blocks=1)),
+    "two-step": _spec("Hyperprior", "Lapped", **HYPER, context=_context("Quadtree", width=8, blocks=1, count=2)),
+    "checkerboard": _spec("Hyperprior", "Lapped", **HYPER, context=_context("Checkerboard", width=8)),
+    "channel-slices": _spec("Hyperprior", "Lapped", **HYPER, context=_context("ChannelSlices", slices=3, width=8)),
+    "uneven-groups": _spec("Hyperprior", "GDN", **HYPER, context=_context("UnevenGroups", width=8, first=[1, 2, 3])),
+    "autoregressive": _spec("Hyperprior", "GDN", **HYPER, context=_context("Raster", width=8)),
     "one-level": _spec("Hyperprior", "GDN", **HYPER, levels=1, lmbda=[0.013, 0.013]),
 }
 
@@ -61,7 +73,7 @@ def perturbed(spec: dict, seed: int = 0) -> Codec:
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
             # Interpolation between levels, means and offsets all have to do something; GDN's own parameters must stay positive.
-            if name.startswith(("h_s.", "h_a.")) or name.endswith((".rows", "head.weight", "log_scale")):
+            if name.startswith(("h_s.", "h_a.", "context.")) or name.endswith((".rows", "head.weight", "log_scale")):
                 parameter.add_(torch.randn_like(parameter) * (3.0 if "h_s.offset" in name else 0.15))
         if "GDN" in str(spec):  # whose latents are random and small: bring them to a few quantization steps at a middle level
             middle = torch.tensor([(codec.levels - 1) / 2])

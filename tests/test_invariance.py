@@ -230,7 +230,8 @@ def _with_double_integers(codec: Codec) -> Codec:
 
     def predict(z_hat: Tensor, level: Tensor, height: int, width: int) -> Prediction:
         features = head.features(z_hat.double(), height, width)
-        return Prediction(head.index(features, level), mean(features.float() * 2.0**-head.scale.fraction_in))
+        values = features.float() * 2.0**-head.scale.fraction_in
+        return Prediction(head.index(features, level), mean(values), values)
 
     head.forward = predict
     return codec

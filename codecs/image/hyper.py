@@ -18,14 +18,22 @@ from torch import Tensor, nn
 from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple, zero
 from neuralcodec.codecs.image.transforms import PATCH
 from neuralcodec.entropy.integer import IntegerConv2d, round_half_up
-from neuralcodec.entropy.models import INDEX_PER_NAT, SCALE_MIN, SCALES
+from neuralcodec.entropy.models import INDEX_PER_NAT, SCALE_MIN, SCALES, GaussianConditional
 
 Z_LIMIT = 127  # hyper-latents are integers of int8 range
 
 
 class Prediction(NamedTuple):
+    """What side information says of a latent (B, latent, H, W)."""
+
     scale_index: Tensor  # of every latent value: real while training, integer in 0…63 at evaluation
     mean: Tensor | None
+    features: Tensor  # (B, 2 · patterns, H, W), what both come from: what a context model may also look at
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviations, without a gradient."""
+        return GaussianConditional.scale(self.scale_index.detach().float())
 
 
 class HyperAnalysis(nn.Module):
@@ -97,8 +105,8 @@ class HyperSynthesis(nn.Module):
     def forward(self, z_hat: Tensor, level: Tensor, height: int, width: int) -> Prediction:
         """Integers (B, hyper, ⌈height/4⌉, ⌈width/4⌉) to predictions (B, latent, height, width)."""
         features = self.features(z_hat, height, width)
-        mean = None if self.mean is None else self.mean(features * 2.0**-self.scale.fraction_in)
-        return Prediction(self.index(features, level), mean)
+        values = features * 2.0**-self.scale.fraction_in
+        return Prediction(self.index(features, level), None if self.mean is None else self.mean(values), values)
 
     def index(self, features: Tensor, level: Tensor) -> Tensor:
         total = self.scale(features)

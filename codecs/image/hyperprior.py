@@ -2,7 +2,8 @@
 
 * :class:`FactorizedPrior`: Ballé, Laparra, Simoncelli 2017, https://arxiv.org/abs/1611.01704
 * :class:`Hyperprior`, scales only: Ballé et al. 2018, https://arxiv.org/abs/1802.01436
-* :class:`Hyperprior`, means and scales: Minnen, Ballé, Toderici 2018, https://arxiv.org/abs/1809.02736 (without its autoregressive part)
+* :class:`Hyperprior`, means and scales: Minnen, Ballé, Toderici 2018, https://arxiv.org/abs/1809.02736
+* the same with one of the :mod:`~neuralcodec.codecs.image.contexts`, from raster order to quadtrees
 
 All differ from the papers in serving a range of rates with one model (gains on the latent that are learned per level) and in choosing
 probability tables by integer arithmetic.
@@ -11,6 +12,7 @@ probability tables by integer arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +21,16 @@ from torch import Tensor, nn
 from neuralcodec.codecs.base import Codec, Compressed, Decompressed, Output, sum_per_item
 from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
 from neuralcodec.codecs.image import hyper
+from neuralcodec.codecs.image.contexts import Context
 from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LappedAnalysis, LappedSynthesis
 from neuralcodec.entropy import models, rans
 from neuralcodec.entropy.integer import bounded
 from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
+
+
+class DecodedLatent(NamedTuple):
+    y_hat: Tensor  # (1, C, rows, columns), in quantization steps
+    symbols: dict[str, Tensor]  # by stream name
 
 
 class ImageCodec(Codec):
@@ -67,6 +75,26 @@ class ImageCodec(Codec):
         From D = step²/12 and R = -3 log2(step) per pixel.
         """
         return torch.sqrt(18 / (np.log(2) * self.lmbda(self.knot_levels()) * 255**2))
+
+    @torch.inference_mode()
+    def compress(self, x: Tensor, level: float) -> Compressed:
+        at = self._level(level, x.device)
+        return self.code_latent(self.analyse(x, at), at)
+
+    @torch.inference_mode()
+    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
+        height, width = size
+        at = self._level(level, self._device)
+        latent = self.decode_latent(streams, *self.grid(height, width), at)
+        return Decompressed(self.synthesise(latent.y_hat, at, height, width), latent.symbols)
+
+    def code_latent(self, y: Tensor, level: Tensor) -> Compressed:
+        """A latent (1, C, rows, columns) of :meth:`analyse` to streams."""
+        raise NotImplementedError
+
+    def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
+        """Undo :meth:`code_latent`, but for the rounding."""
+        raise NotImplementedError
 
     def analyse(self, x: Tensor, level: Tensor) -> Tensor:
         """(B, 3, H, W) in 0…1 to a latent in quantization steps, (B, latent, rows, columns of :meth:`grid`)."""
@@ -125,20 +153,15 @@ class FactorizedPrior(ImageCodec):
         x_hat = self.synthesise(y.values, level, *x.shape[-2:])
         return Output(x_hat, {"y": sum_per_item(bits)}, {}, {"y": y.symbols})
 
-    @torch.inference_mode()
-    def compress(self, x: Tensor, level: float) -> Compressed:
-        at = self._level(level, x.device)
-        symbols = self.quantizer(self.analyse(x, at)).symbols
-        indexes = self.prior.indexes(int(self.gain.nearest_knot(at)), *symbols.shape[-2:])
+    def code_latent(self, y: Tensor, level: Tensor) -> Compressed:
+        symbols = self.quantizer(y).symbols
+        indexes = self.prior.indexes(int(self.gain.nearest_knot(level)), *symbols.shape[-2:])
         return Compressed([rans.encode(symbols.cpu().numpy(), indexes, self.prior.tables)], {"y": symbols})
 
-    @torch.inference_mode()
-    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
-        height, width = size
-        at = self._level(level, self._device)
-        indexes = self.prior.indexes(int(self.gain.nearest_knot(at)), *self.grid(height, width))
+    def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
+        indexes = self.prior.indexes(int(self.gain.nearest_knot(level)), rows, columns)
         symbols = torch.from_numpy(rans.decode(streams[0], indexes, self.prior.tables))[None].to(self._device)
-        return Decompressed(self.synthesise(symbols.float(), at, height, width), {"y": symbols})
+        return DecodedLatent(symbols.float(), {"y": symbols})
 
     def freeze(self) -> None:
         self.prior.build_tables()
@@ -155,7 +178,7 @@ class Hyperprior(ImageCodec):
 
         y ──────────────(−)──round──► rANS ──► (+)──► ŷ
         │                ▲             ▲        ▲
-        │              mean      scale index   mean
+        │              mean      scale index   mean ◄─ context, of the ŷ so far
         └──h_a──round──► ẑ ──► rANS ──► ẑ ──h_s─┘
 
     Args:
@@ -164,6 +187,7 @@ class Hyperprior(ImageCodec):
         hyper_channels: channels of the side information, at 1/64.
         patterns, hyper_width: inner widths of :class:`~neuralcodec.codecs.image.hyper.HyperSynthesis`.
         means: predict means as well as scales.
+        context: refines the means from what is already decoded; one of :mod:`~neuralcodec.codecs.image.contexts`.
         levels, knots, lmbda: rate levels; see :class:`~neuralcodec.codecs.base.Codec` and :class:`~neuralcodec.codecs.blocks.LevelVectors`.
     """
 
@@ -178,12 +202,16 @@ class Hyperprior(ImageCodec):
         patterns: int,
         hyper_width: int,
         means: bool = True,
+        context: nn.Module | None = None,
         levels: int = 64,
         knots: int = 8,
         lmbda: Sequence[float] = (0.0013, 0.18),
         quantizer: ScalarQuantizer | None = None,
     ):
         super().__init__(analysis, synthesis, latent, levels, knots, lmbda, quantizer)
+        if context is not None and not (isinstance(context, Context) and means):
+            raise TypeError("a context is one of neuralcodec.codecs.image.contexts, and refines means")
+        self.context = context
         self.h_a = hyper.HyperAnalysis(latent, patterns, hyper_channels, levels, knots)
         self.h_s = hyper.HyperSynthesis(latent, patterns, hyper_channels, hyper_width, means, levels, knots)
         self.z_prior = models.FactorizedPrior(hyper_channels, len(self.gain.rows))
@@ -195,52 +223,54 @@ class Hyperprior(ImageCodec):
         z = self.z_quantizer(bounded(self.h_a(y, level), -hyper.Z_LIMIT, hyper.Z_LIMIT))
         prediction = self.h_s(z.values, level, *y.shape[-2:])
         knot = self.gain.nearest_knot(level)
-        if self.training:
-            quantized = self.quantizer(y, prediction.mean)
-            y_bits = self.y_model.bits(quantized.proxy, prediction.scale_index)
-        else:
-            quantized = self._round(y, prediction)
-            y_bits = self.y_model.coded_bits(quantized.symbols, prediction.scale_index)
+        quantized = self._quantize(y, prediction)
+        bits_of = self.y_model.bits if self.training else self.y_model.coded_bits
+        y_bits = bits_of(quantized.proxy, prediction.scale_index)
         bits = {"z": sum_per_item(self.z_prior.bits(z.proxy, knot)), "y": sum_per_item(y_bits)}
         x_hat = self.synthesise(quantized.values, level, *x.shape[-2:])
         return Output(x_hat, bits, {}, {"z": z.symbols, "y": quantized.symbols})
 
-    def _round(self, y: Tensor, prediction: hyper.Prediction) -> Quantized:
-        symbols = self.y_model.round(y if prediction.mean is None else y - prediction.mean, prediction.scale_index)
-        return Quantized(self.quantizer.dequantize(symbols, prediction.mean), symbols.int(), symbols)
+    def _quantize(self, y: Tensor, prediction: hyper.Prediction) -> Quantized:
+        quantize = self._soften if self.training else self._round
+        if self.context is None:
+            return quantize(y, prediction.mean, prediction.scale_index)
+        return self.context.quantize(y, prediction, quantize)
 
-    def _symbols(self, x: Tensor, level: Tensor) -> tuple[Tensor, hyper.Prediction, Tensor]:
-        """What is coded for an image: z, the prediction that a decoder makes from it, and y less its mean, both int32."""
-        y = self.analyse(x, level)
+    def _soften(self, y: Tensor, mean: Tensor | None, scale_index: Tensor) -> Quantized:
+        return self.quantizer(y, mean)
+
+    def _round(self, y: Tensor, mean: Tensor | None, scale_index: Tensor) -> Quantized:
+        symbols = self.y_model.round(y if mean is None else y - mean, scale_index)
+        return Quantized(self.quantizer.dequantize(symbols, mean), symbols.int(), symbols)
+
+    def _symbols(self, y: Tensor, level: Tensor) -> tuple[Tensor, hyper.Prediction, Tensor]:
+        """What is coded for a latent: z, the prediction that a decoder makes from it, and y less its mean, both int32."""
         z = self.z_quantizer(self.h_a(y, level).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
         prediction = self.h_s(z.float(), level, *y.shape[-2:])
-        return z, prediction, self._round(y, prediction).symbols
+        return z, prediction, self._quantize(y, prediction).symbols
 
-    @torch.inference_mode()
-    def compress(self, x: Tensor, level: float) -> Compressed:
-        at = self._level(level, x.device)
-        z, prediction, symbols = self._symbols(x, at)
-        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), *z.shape[-2:])
+    def code_latent(self, y: Tensor, level: Tensor) -> Compressed:
+        z, prediction, symbols = self._symbols(y, level)
+        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(level)), *z.shape[-2:])
         streams = [
             rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
             rans.encode(symbols.cpu().numpy(), _as_bytes(prediction.scale_index), self.y_model.tables),
         ]
         return Compressed(streams, {"z": z, "y": symbols})
 
-    @torch.inference_mode()
-    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
-        height, width = size
-        rows, columns = self.grid(height, width)
-        at = self._level(level, self._device)
-        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(at)), -(-rows // PATCH), -(-columns // PATCH))
+    def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
+        z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(level)), -(-rows // PATCH), -(-columns // PATCH))
         z = torch.from_numpy(rans.decode(streams[0], z_indexes, self.z_prior.tables))[None].to(self._device)
         if int(z.min()) < -hyper.Z_LIMIT or int(z.max()) > hyper.Z_LIMIT:
             raise rans.CorruptStream("side information out of range")
-        prediction = self.h_s(z.float(), at, rows, columns)
+        prediction = self.h_s(z.float(), level, rows, columns)
         decoded = rans.decode(streams[1], _as_bytes(prediction.scale_index), self.y_model.tables)
         symbols = torch.from_numpy(decoded).to(self._device)
-        y_hat = self.quantizer.dequantize(symbols, prediction.mean)
-        return Decompressed(self.synthesise(y_hat, at, height, width), {"z": z, "y": symbols})
+        if self.context is None:
+            y_hat = self.quantizer.dequantize(symbols, prediction.mean)
+        else:
+            y_hat = self.context.dequantize(symbols, prediction)
+        return DecodedLatent(y_hat, {"z": z, "y": symbols})
 
     def freeze(self) -> None:
         self.h_s.check_exact()
@@ -253,7 +283,8 @@ class Hyperprior(ImageCodec):
         counts = np.zeros((models.SCALES, 2 * reach + 1))
         for x in signals:
             for level in self.knot_levels().tolist():
-                _, prediction, symbols = self._symbols(x, self._level(level, x.device))
+                at = self._level(level, x.device)
+                _, prediction, symbols = self._symbols(self.analyse(x, at), at)
                 flat = prediction.scale_index.long() * (2 * reach + 1) + symbols.clamp(-reach, reach).long() + reach
                 counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
         self.y_model.build_tables(counts)

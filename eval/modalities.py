@@ -251,7 +251,7 @@ class Videos(Modality):
 
     def protocol(self, dataset: str, items: Sequence[Item]) -> str:
         """Clips by their number, size and frames: the first frames only, or a crop, are another test."""
-        dataset = dataset if len(items) > 1 else items[0].name
+        dataset = dataset.lower() if len(items) > 1 else items[0].name
         sizes = sorted({f"{item.size['width']}×{item.size['height']}" for item in items})
         frames = sum(item.size["frames"] for item in items)
         return f"{dataset}, {len(items)} clip{'s' * (len(items) > 1)} of {', '.join(sizes)}, {frames} frames"

@@ -178,7 +178,7 @@ CODECS = (
         "x265-veryslow",
         "H.265, x265 veryslow tuned for PSNR; setting: QP",
         {"preset": "veryslow", "tune": "psnr", "x265-params": f"qp={{}}:{X265.one_intra}"},
-        (44, 40, 36, 32, 28, 24, 20),
+        (44, 38, 32, 26, 20),
     ),
     X265(
         "x265-lowdelay",

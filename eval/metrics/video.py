@@ -33,6 +33,8 @@ DEFINITIONS = {
     "ms_ssim_y_db": "dB; -10·log10(1 - ms_ssim_y), of the mean over clips",
 }
 
+TOGETHER = 4  # frames in one call of MS-SSIM, which is four times as fast as one by one
+
 TITLES = {
     "psnr_yuv611": "YUV 6:1:1 PSNR, dB",
     "psnr_rgb_bt709": "RGB PSNR by BT.709, dB",
@@ -54,8 +56,9 @@ def quality(clip: Clip, decoded: Clip) -> dict[str, float]:
     values["psnr_yuv611"] = _weighted(values["psnr_y"], values["psnr_u"], values["psnr_v"])
     if min(clip.height, clip.width) > MS_SSIM_SIDE:
         peak = 2**clip.bits - 1
-        scores = [float(ms_ssim(_luma(clip, t), _luma(decoded, t), data_range=peak)) for t in range(len(clip))]
-        values["ms_ssim_y"] = float(np.mean(scores))
+        groups = [slice(t, t + TOGETHER) for t in range(0, len(clip), TOGETHER)]
+        scores = [ms_ssim(_luma(clip, some), _luma(decoded, some), data_range=peak) * len(clip.y[some]) for some in groups]
+        values["ms_ssim_y"] = float(sum(scores)) / len(clip)
     return values
 
 
@@ -101,6 +104,6 @@ def _weighted(y: float, u: float, v: float) -> float:
     return (6 * y + u + v) / 8
 
 
-def _luma(clip: Clip, index: int) -> Tensor:
-    """(1, 1, H, W) of floats."""
-    return torch.from_numpy(clip.y[index].astype(np.float32))[None, None]
+def _luma(clip: Clip, frames: slice) -> Tensor:
+    """(1, frames, H, W) of floats: MS-SSIM treats channels apart and takes their mean."""
+    return torch.from_numpy(clip.y[frames].astype(np.float32))[None].contiguous(memory_format=torch.channels_last)

@@ -187,7 +187,8 @@ class AmrWb(AudioCodec):
         try:
             for start in range(0, len(padded), self.FRAME):
                 speech = padded[start : start + self.FRAME].ctypes.data_as(ctypes.POINTER(ctypes.c_int16))
-                out += coded.raw[: library.E_IF_encode(state, mode, speech, coded, 0)]
+                length = library.E_IF_encode(state, mode, speech, coded, 0)
+                out += coded.raw[:length]
         finally:
             library.E_IF_exit(state)
         return bytes(out)

@@ -1,4 +1,4 @@
-"""``report.html``: one page that needs nothing else: plots, tables, and what codecs do to signals, to see or to hear, at about the same rate."""
+"""``report.html``: one page that needs nothing else: plots, tables, and what codecs do to signals, to see or to hear at equal rates."""
 
 from __future__ import annotations
 

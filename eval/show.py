@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.progress
 from rich.console import Console
@@ -44,6 +44,7 @@ class Progress(rich.progress.Progress):
         super().__init__(*columns, console=Console(stderr=True))
         self.lines = {name: self.add_task(name, start=False, total=total) for name, total in totals.items()}
         self.overall = self.add_task(ALL, total=sum(totals.values()), seconds_left=None, visible=len(totals) > 1)
+        self.totals = dict(totals)
         self.measured = dict.fromkeys(totals, 0)
         self.seconds = dict.fromkeys(totals, 0.0)
         self.clock = time.monotonic()
@@ -71,7 +72,7 @@ class Progress(rich.progress.Progress):
         left = 0.0
         for name, line in self.lines.items():
             each = self.seconds[name] / self.measured[name] if self.measured[name] else seconds / count
-            left += each * (self.tasks[line].total - self.tasks[line].completed)
+            left += each * (self.totals[name] - self.tasks[line].completed)
         return left
 
 
@@ -89,9 +90,9 @@ def plot(results: Results, folder: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
     shown = [metric for metric in results.titles if any(metric in point.quality for curve in results.curves for point in curve.points)]
-    colours = dict(zip([curve.label for curve in results.curves], plt.get_cmap("tab10").colors * (1 + len(results.curves) // 10)))
+    colours = {curve.label: plt.get_cmap("tab10")(i % 10) for i, curve in enumerate(results.curves)}
     others = shown[1:]
-    mosaic = [[shown[0], shown[0], other] for other in others] if others else [[shown[0]]]
+    mosaic: list[Any] = [[shown[0], shown[0], other] for other in others] if others else [[shown[0]]]
     figure, panels = plt.subplot_mosaic(mosaic, figsize=(13 if others else 9, 6.5), layout="constrained")
     for metric in shown:
         _panel(panels[metric], results, metric, colours, main=metric == shown[0])

@@ -7,6 +7,7 @@ package and sees items and weights under the same paths.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -69,11 +70,9 @@ class RayExecutor(Executor):
             import ray
         except ImportError:
             raise CodecError("--ray needs the package ray (pip install 'neuralcodec[cluster]')") from None
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        if address == OWN_CLUSTER:
-            quiet["include_dashboard"] = False
+        options: dict[str, Any] = {"include_dashboard": False} if address == OWN_CLUSTER else {}
         try:
-            ray.init(address, **quiet)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CodecError(f"the Ray cluster at {address} does not answer ({reason})") from None

@@ -1,7 +1,7 @@
 """Items to look at or to listen to in the report: the original, and what every codec makes of it at about the same rate.
 
-Each modality has a module with two functions: ``excerpt(signal)``, what of an item is coded, and ``embedded(signal)``, what of a signal the
-page holds, as JSON with data URLs.
+Each modality has a module with two functions: ``excerpt(signal)``, what of an item is coded, and ``embedded(signal, original)``, what of a
+decoded signal (or the original) the page holds, as JSON with data URLs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sample(
     source: Source,
     curves: Sequence[Curve] = (),
     rate: float | None = None,
-    advance: Callable[[], object] | None = None,
+    advance: Callable[..., object] | None = None,
 ) -> dict:
     """One item for the page.
 
@@ -46,13 +46,13 @@ def sample(
     signal = module.excerpt(modality.read(source.path))
     known = {curve.name: rates(curve, source.item.name) for curve in curves if curve.kind == "measured"}
     rate = rate or shared_rate([list(each.values()) for each in known.values() if each])
-    versions = [{"name": "original", "rate": None, "quality": {}, **module.embedded(signal)}]
+    versions = [{"name": "original", "rate": None, "quality": {}, **module.embedded(signal, signal)}]
     for codec in codecs:
         coded = at_rate(codec, modality, signal, rate, known.get(codec.name, {}))
         values = modality.metrics.quality(signal, coded.signal)
         values |= modality.metrics.derived(values, modality.metrics.errors(signal, coded.signal))
         quality = {metric: values[metric] for metric in modality.metrics.TITLES if metric in values}
-        versions.append({"name": codec.name, "rate": coded.rate, "quality": quality, **module.embedded(coded.signal)})
+        versions.append({"name": codec.name, "rate": coded.rate, "quality": quality, **module.embedded(coded.signal, signal)})
         if advance:
             advance()
     return {"item": source.item.name, "rate": rate, "versions": versions}

@@ -16,7 +16,7 @@ def excerpt(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def embedded(pixels: np.ndarray) -> dict:
+def embedded(pixels: np.ndarray, original: np.ndarray) -> dict:
     """One picture of the middle of (H, W, 3) uint8 RGB."""
     height, width = pixels.shape[:2]
     left, top = max(0, (width - SIDES[0]) // 2), max(0, (height - SIDES[1]) // 2)

@@ -74,6 +74,7 @@ class FFmpeg(AudioCodec):
         name: as people ask for it.
         encoder: as FFmpeg names it; with the sample format that it takes.
         options: of the encoder.
+        settings, rates, continuous: see :class:`AudioCodec`.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class FFmpeg(AudioCodec):
         description: str,
         settings: Sequence[float],
         rates: tuple[int, ...],
+        continuous: bool = True,
     ):
         self.name, self.encoder, self.sample_format, self.container = name, encoder, sample_format, container
-        self.options, self.settings, self.rates = options, settings, rates
+        self.options, self.settings, self.rates, self.continuous = options, settings, rates, continuous
         self.description = f"{description}; setting: kbps for each channel"
 
     @property
@@ -153,7 +155,9 @@ class AmrWb(AudioCodec):
 
     name, container = "amr-wb", "amr"
     description = "AMR-WB, vo-amrwbenc, no DTX, as an .awb file; setting: kbps"
-    settings = (6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05, 23.85)  # the modes 0…8
+    MODES = (6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05, 23.85)  # kbps, by number
+    settings = (6.6, 8.85, 12.65, 15.85, 19.85, 23.85)
+    continuous = False
     rates = (16000,)
     options = {"dtx": False, "delay_removed": 95}  # noqa: RUF012
     FRAME, DELAY = 320, 95  # samples
@@ -176,7 +180,7 @@ class AmrWb(AudioCodec):
         library = _amrwbenc()
         if library is None:
             raise CodecError(f"{self.name} needs {self.missing}")
-        mode = self.settings.index(setting)
+        mode = min(range(len(self.MODES)), key=lambda mode: abs(self.MODES[mode] - setting))
         count = sound.samples.shape[1]
         frames = -(-(count + self.DELAY) // self.FRAME)  # the last samples leave the decoder late by the delay
         padded = np.zeros(frames * self.FRAME, np.int16)
@@ -240,8 +244,9 @@ _MP3 = FFmpeg(
     "mp3",
     {"compression_level": "0"},
     "MP3, LAME at its slowest, constant rate",
-    (8, 16, 24, 32, 48),
+    (8, 16, 24, 32),
     (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    continuous=False,  # the format knows a handful of rates
 )
 
 CODECS = (_OPUS, _OPUS_60, AmrWb(), _MP3, Vorbis())

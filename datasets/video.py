@@ -47,7 +47,7 @@ _RATE = re.compile(
     r"(?<![\d.])(\d{1,3}(?:\.\d+)?)(?:fps|hz)|\d{2,5}x\d{2,5}_(?!4[0-4][024])(\d{1,3}(?:\.\d+)?)p?(?=[_.](?!\d)|$)", re.IGNORECASE
 )
 _DEPTH = re.compile(r"(?<!\d)(\d{1,2})[-_]?b(?:its?)?(?![a-z])|420p?_?(10)(?:le)?(?!\d)", re.IGNORECASE)
-_OTHER_CHROMA = re.compile(r"(?<!\d)4(?:00|22|44)(?!\d)")
+_CHROMA = re.compile(r"(?<!\d)(4(?:00|20|22|44))(?!\d)|yuv(4\d\d)")
 _TAGS = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}  # H.273 MatrixCoefficients
 _FULL_RANGE = 2  # AVColorRange
 
@@ -136,6 +136,7 @@ class Raw(NamedTuple):
 
     size: tuple[int, int] | None  # width, height
     bits: int | None
+    chroma: str | None  # 420, 422, …
     rate: Fraction | None  # frames per second
 
 
@@ -177,17 +178,14 @@ def read_clip(
 
 
 def name_says(name: str) -> Raw:
-    """Size, depth and rate as the names of UVG, JVET, MCL-JCV and others give them: ``Beauty_1920x1080_120fps_420_8bit_YUV.yuv``.
-
-    Raises:
-        ValueError: the name says that it is not 4:2:0 at 8 or 10 bits.
-    """
-    size, rate, depth = _SIZE.search(name), _RATE.search(name), _DEPTH.search(name)
-    bits = int(depth[1] or depth[2]) if depth else None
-    if _OTHER_CHROMA.search(name) or bits not in (None, 8, 10):
-        raise ValueError(f"{name}: only 4:2:0 at 8 or 10 bits is read")
-    speed = Fraction(rate[1] or rate[2]) if rate else None
-    return Raw((int(size[1]), int(size[2])) if size else None, bits, speed or None)
+    """Size, depth and rate as the names of UVG, JVET, MCL-JCV and others give them: ``Beauty_1920x1080_120fps_420_8bit_YUV.yuv``."""
+    size, rate, depth, chroma = _SIZE.search(name), _RATE.search(name), _DEPTH.search(name), _CHROMA.search(name)
+    return Raw(
+        (int(size[1]), int(size[2])) if size else None,
+        int(depth[1] or depth[2]) if depth else None,
+        chroma[1] or chroma[2] if chroma else None,
+        Fraction(rate[1] or rate[2]) or None if rate else None,
+    )
 
 
 def from_raw(
@@ -327,15 +325,20 @@ def _read_raw(
     rate: Fraction | None,
     matrix: str | None,
 ) -> Clip:
-    said = name_says(path.name) if pixel_format is None else Raw(*name_says(_OTHER_CHROMA.sub("", path.name)))
+    said = name_says(path.name)
     size, rate = size or said.size, rate or said.rate
-    if pixel_format is not None and pixel_format not in PIXEL_FORMATS:
+    if pixel_format is None:
+        if said.chroma not in (None, "420") or said.bits not in (None, 8, 10):
+            raise ValueError(f"{path.name}: only 4:2:0 at 8 or 10 bits is read; if it is that, say so with --pixel-format")
+        bits = said.bits or 8
+    elif pixel_format in PIXEL_FORMATS:
+        bits = PIXEL_FORMATS[pixel_format]
+    else:
         raise ValueError(f"the pixel format is one of {', '.join(PIXEL_FORMATS)}, not {pixel_format!r}")
     if size is None:
         raise ValueError(f"{path.name}: its name says no size such as 1920x1080; give --video-size")
     if rate is None:
         raise ValueError(f"{path.name}: its name says no rate such as 120fps; give --fps")
-    bits = PIXEL_FORMATS[pixel_format] if pixel_format else said.bits or 8
     if not path.stat().st_size:
         raise ValueError(f"{path.name} is empty")
     samples = np.memmap(path, np.uint8, "r")

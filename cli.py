@@ -290,7 +290,7 @@ def _file_info(name: str, data: bytes) -> dict:
     except container.ContainerError as error:
         raise UserError(f"{name}: {error}") from None
     size = dict(zip(container.SIZES[content.modality], content.size))
-    pixels = size["height"] * size["width"]
+    extent = size["samples"] / size["sampling_rate"] * 1000 if content.modality == "audio" else size["height"] * size["width"]
     known = {fingerprint: model for model, fingerprint in _shipped_fingerprints().items()}
     return {
         "file": name,
@@ -301,7 +301,7 @@ def _file_info(name: str, data: bytes) -> dict:
         "fingerprint": content.fingerprint.hex(),
         "level": content.level,
         "bytes": len(data),
-        "bpp": round(len(data) * 8 / pixels, 4) if pixels else None,
+        "kbps" if content.modality == "audio" else "bpp": round(len(data) * 8 / extent, 4) if extent else None,
         "header_bytes": content.header_bytes,
         "stream_bytes": [len(stream) for stream in content.streams],
     }

@@ -6,4 +6,9 @@ _HERE = Path(__file__).parent
 
 CONFIGS = {f"{path.parent.parent.name}/{path.stem}": path for path in sorted(_HERE.glob("*/configs/*.yaml"))}
 WEIGHTS = {path.stem: path for path in sorted(_HERE.glob("*/weights/*.safetensors"))}
+PEERS = {  # prefix of a model's name: what makes a codec of the rest of it
+    "encodec": "neuralcodec.codecs.audio.peers.encodec",
+    "dac": "neuralcodec.codecs.audio.peers.dac",
+    "compressai": "neuralcodec.codecs.image.peers.compressai",
+}
 DEFAULTS = {"image": "image-tiny"}  # the weights that `encode` uses for a modality unless told otherwise

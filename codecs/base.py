@@ -59,6 +59,7 @@ class Codec(nn.Module):
     """
 
     modality: ClassVar[str]
+    sampling_rate: int  # Hz, of the signals that an audio codec takes
     streams: ClassVar[tuple[str, ...]]  # names, in coding order
     decoder_parameters: ClassVar[tuple[str, ...]]  # prefixes of the parameters that only the reconstruction depends on
 
@@ -187,7 +188,7 @@ def save_weights(codec: Codec, path: str | Path, metadata: Mapping[str, str] | N
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(tensors, text))
     part.replace(path)
-    return _fingerprint(text["spec"], tensors)
+    return fingerprint(text["spec"], tensors)
 
 
 def load_weights(path: str | Path) -> Codec:
@@ -209,7 +210,7 @@ def load_weights(path: str | Path) -> Codec:
                 module.check()
     except (RuntimeError, ValueError, TypeError) as error:
         raise CodecError(f"{path} does not fit its own spec ({first_line(error)})") from None
-    codec.fingerprint = _fingerprint(metadata["spec"], tensors)
+    codec.fingerprint = fingerprint(metadata["spec"], tensors)
     codec.name = Path(path).stem
     codec.metadata = metadata
     return codec.requires_grad_(False)
@@ -218,7 +219,7 @@ def load_weights(path: str | Path) -> Codec:
 def fingerprint_of(path: str | Path) -> bytes:
     """The fingerprint of a weights file, without building its codec."""
     metadata, tensors = _read_weights(Path(path))
-    return _fingerprint(metadata["spec"], tensors)
+    return fingerprint(metadata["spec"], tensors)
 
 
 def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -243,12 +244,13 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _fingerprint(spec: str, tensors: Mapping[str, Tensor]) -> bytes:
+def fingerprint(spec: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """The first bytes of the SHA-256 over a spec, as JSON, and every tensor: what files carry of the codec that wrote them."""
     digest = hashlib.sha256(spec.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.cpu().numpy().tobytes())
     return digest.digest()[:FINGERPRINT_BYTES]
 
 

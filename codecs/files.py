@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from neuralcodec.codecs import WEIGHTS
+from neuralcodec.codecs import PEERS, WEIGHTS
 from neuralcodec.codecs.base import Codec, CodecError, Decompressed, load_weights
 from neuralcodec.entropy import container
 from neuralcodec.entropy.rans import CorruptStream
 
 MAX_PIXELS = 2**26  # a header of 24 bytes can ask for any picture; more than this needs the caller's word
+MAX_SAMPLES = 2**27  # of all channels: 2.3 hours of mono at 16 kHz
+LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
+MAX_CHANNELS = 64
+LIMITS = {"image": MAX_PIXELS, "audio": MAX_SAMPLES}
 UNSAVED = bytes(4)  # fingerprint of a codec whose weights are in no file
 
 
@@ -23,47 +28,78 @@ class Coded(NamedTuple):
     symbols: dict[str, Tensor]
 
 
-def encode_signal(codec: Codec, x: Tensor, level: float, channels: int = 3) -> Coded:
+def encode_signal(codec: Codec, x: Tensor, level: float, size: Sequence[int] | None = None) -> Coded:
     """A signal (1, C, …) to the bytes of a file.
 
     Args:
         level: rounded to the nearest that a file can name.
-        channels: of the original signal, kept in the header.
+        size: of the original signal, as ``container.SIZES`` names it and the header keeps it; by default that of ``x``.
     """
     level = codec.nearest_level(level)
     compressed = codec.compress(x, level)
-    size = (*x.shape[-2:], channels)
+    if size is None:
+        size = (x.shape[-1], codec.sampling_rate, x.shape[1]) if codec.modality == "audio" else (*x.shape[-2:], x.shape[1])
     data = container.write(codec.modality, codec.fingerprint or UNSAVED, level, size, compressed.streams)
     return Coded(data, compressed.symbols)
 
 
-def decode_signal(codec: Codec, data: bytes | container.Content, max_pixels: int = MAX_PIXELS) -> Decompressed:
+def decode_signal(codec: Codec, data: bytes | container.Content, limit: int | None = None) -> Decompressed:
     """The bytes of a file to a signal, by the codec that wrote it.
 
+    Args:
+        limit: pixels, or samples of all channels, that a file may ask for.
+
     Raises:
-        CodecError: a damaged file, one that another codec wrote, or one that asks for more pixels than allowed.
+        CodecError: a damaged file, one that another codec wrote, or one that asks for more than allowed.
     """
     try:
         content = data if isinstance(data, container.Content) else container.read(data)
-        check_content(codec, content, max_pixels)
-        return codec.decompress(content.streams, content.size[:2], content.level)
+        check_content(codec, content, limit)
+        return codec.decompress(content.streams, _size(codec, content), content.level)
     except (container.ContainerError, CorruptStream) as error:
         raise CodecError(str(error)) from None
 
 
-def check_content(codec: Codec, content: container.Content, max_pixels: int) -> None:
+def check_content(codec: Codec, content: container.Content, limit: int | None = None) -> None:
+    """Refuse what the codec cannot have written, before anything is allocated.
+
+    Raises:
+        CodecError: another codec's file, or one that asks for more than ``limit``.
+        ContainerError: a header that makes no sense.
+    """
     if content.fingerprint != (codec.fingerprint or UNSAVED):
         raise CodecError(f"the file was written by other weights ({content.fingerprint.hex()}) than {codec.name or 'these'}")
-    height, width, channels = content.size
-    if not height or not width or channels not in (1, 3) or len(content.streams) != len(codec.streams) or content.level > codec.levels - 1:
+    sensible = content.modality == codec.modality and len(content.streams) == len(codec.streams) and content.level <= codec.levels - 1
+    limit = LIMITS[codec.modality] if limit is None else limit
+    if codec.modality == "audio":
+        samples, rate, channels = content.size if sensible else (0, 0, 0)
+        sensible = sensible and bool(samples) and LOWEST_RATE <= rate <= HIGHEST_RATE and 1 <= channels <= MAX_CHANNELS
+        count = max(samples, _length(codec, samples, rate) if sensible else 0) * channels
+        asked = f"{samples} samples of {channels} channel(s), more than the limit of {limit}"
+    else:
+        height, width, channels = content.size if sensible else (0, 0, 0)
+        sensible = sensible and bool(height) and bool(width) and channels in (1, 3)
+        count = height * width
+        asked = f"{width}×{height} pixels, more than the limit of {limit}; --max-pixels raises it"
+    if not sensible:
         raise container.ContainerError("the file's header makes no sense")
-    if height * width > max_pixels:
-        raise CodecError(f"the file asks for {width}×{height} pixels, more than the limit of {max_pixels}; --max-pixels raises it")
+    if count > limit:
+        raise CodecError(f"the file asks for {asked}")
+
+
+def _size(codec: Codec, content: container.Content) -> tuple[int, ...]:
+    """Of the signal at the codec, without batch and channels."""
+    return (_length(codec, *content.size[:2]),) if codec.modality == "audio" else content.size[:2]
+
+
+def _length(codec: Codec, samples: int, rate: int) -> int:
+    """Samples at the codec's rate of so many at another, as :func:`neuralcodec.datasets.audio.resample` gives them."""
+    return -(-samples * codec.sampling_rate // rate)
 
 
 @cache
 def load(name: str | Path) -> Codec:
-    """A codec by the name of shipped weights, or from a weights file.
+    """A codec by the name of shipped weights, from a weights file, or a peer, such as ``encodec:FOLDER``.
 
     Raises:
         CodecError: neither exists, or it is not readable.
@@ -72,6 +108,10 @@ def load(name: str | Path) -> Codec:
         return load_weights(WEIGHTS[str(name)])
     if Path(name).exists():
         return load_weights(name)
+    kind, colon, rest = str(name).partition(":")
+    if colon and kind in PEERS:
+        module, _, function = PEERS[kind].rpartition(".")
+        return getattr(importlib.import_module(module), function)(rest)
     raise CodecError(f"there is no model {str(name)!r}: neither a weights file nor one of {', '.join(WEIGHTS) or 'no shipped weights'}")
 
 

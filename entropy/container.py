@@ -15,7 +15,10 @@ CHECKSUM_BYTES = 4
 
 MODALITIES = {"image": 1, "audio": 2, "video": 3}
 SUFFIXES = {"image": ".nci", "audio": ".nca", "video": ".ncv"}
-SIZES: dict[str, tuple[str, ...]] = {"image": ("height", "width", "channels")}  # varints that describe the signal, by modality
+SIZES: dict[str, tuple[str, ...]] = {  # varints that describe the signal, by modality
+    "image": ("height", "width", "channels"),
+    "audio": ("samples", "sampling_rate", "channels"),
+}
 MAX_STREAMS = 64
 
 

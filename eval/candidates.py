@@ -104,15 +104,15 @@ def candidate(name: str, levels: Sequence[float] | None = None) -> Candidate:
     Raises:
         CodecError: none of these.
     """
-    from neuralcodec.codecs import WEIGHTS
+    from neuralcodec.codecs import PEERS, WEIGHTS
     from neuralcodec.eval.classical import CLASSICAL
 
     if name in CLASSICAL:
         return CLASSICAL[name]
-    if name in WEIGHTS or Path(name).is_file():
+    if name in WEIGHTS or Path(name).is_file() or name.partition(":")[0] in PEERS:
         from neuralcodec.eval.learned import Learned
 
         return Learned(name, levels)
     from neuralcodec.codecs.base import CodecError
 
-    raise CodecError(f"there is no codec {name!r}: neither a weights file nor one of {', '.join([*WEIGHTS, *CLASSICAL])}")
+    raise CodecError(f"there is no codec {name!r}: neither a weights file nor one of {', '.join([*WEIGHTS, *CLASSICAL, *PEERS])}")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neuralcodec.codecs.base import CodecError, parameter_count
-from neuralcodec.codecs.files import decode_signal, encode_signal, load
+from neuralcodec.codecs.files import load
 from neuralcodec.entropy import container
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded
 from neuralcodec.eval.modalities import MODALITIES
@@ -59,15 +59,16 @@ class Learned(Candidate):
         return ("neuralcodec.codecs", "neuralcodec.entropy")
 
     def encode(self, signal: Any, setting: float) -> Encoded:
-        return Encoded(*encode_signal(self.codec, self.kind.to_tensor(signal), setting))
+        coded = self.kind.encode(self.codec, signal, setting)
+        return Encoded(coded.data, coded.symbols or None)
 
     def decode(self, data: bytes) -> Decoded:
-        decoded = decode_signal(self.codec, data)
-        return Decoded(self.kind.from_tensor(decoded.signal), decoded.symbols)
+        signal, symbols = self.kind.decode(self.codec, data)
+        return Decoded(signal, symbols or None)
 
     @torch.inference_mode()
     def estimated_bits(self, signal: Any, setting: float) -> float:
-        output = self.codec(self.kind.to_tensor(signal), torch.tensor([setting]))
+        output = self.codec(self.kind.to_tensor(signal, self.codec), torch.tensor([setting]))
         return float(sum(output.bits.values()))
 
     def header_bytes(self, data: bytes) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.audio.files import decode_sound, encode_sound, to_tensor
+from neuralcodec.codecs.base import Codec, CodecError
+from neuralcodec.codecs.files import Coded, decode_signal, encode_signal
 from neuralcodec.datasets import audio, images, video
 from neuralcodec.eval.results import Dataset, Item
 
@@ -105,13 +107,22 @@ class Modality:
         """What a codec gives back that does not promise the original's size (``Candidate.exact``), cut to it."""
         return decoded
 
-    def to_tensor(self, signal: Any) -> Tensor:
+    def to_tensor(self, signal: Any, codec: Codec | None = None) -> Tensor:
         """What a learned codec takes: (1, C, …)."""
         raise NotImplementedError
 
-    def from_tensor(self, x: Tensor, like: Any = None) -> Any:
+    def from_tensor(self, x: Tensor) -> Any:
         """Undo :meth:`to_tensor`."""
         raise NotImplementedError
+
+    def encode(self, codec: Codec, signal: Any, level: float) -> Coded:
+        """A signal to a file of a learned codec."""
+        return encode_signal(codec, self.to_tensor(signal, codec), level)
+
+    def decode(self, codec: Codec, data: bytes) -> tuple[Any, Mapping[str, Tensor]]:
+        """Undo :meth:`encode`: the signal, and the integers that were coded."""
+        decoded = decode_signal(codec, data)
+        return self.from_tensor(decoded.signal), decoded.symbols
 
 
 @dataclass(frozen=True)
@@ -152,10 +163,10 @@ class Images(Modality):
     def shape(self, signal: np.ndarray) -> tuple[int, ...]:
         return signal.shape
 
-    def to_tensor(self, signal: np.ndarray) -> Tensor:
+    def to_tensor(self, signal: np.ndarray, codec: Codec | None = None) -> Tensor:
         return images.to_tensor(signal)
 
-    def from_tensor(self, x: Tensor, like: Any = None) -> np.ndarray:
+    def from_tensor(self, x: Tensor) -> np.ndarray:
         return images.to_pixels(x)
 
 
@@ -213,6 +224,16 @@ class Sounds(Modality):
         if 0 <= excess <= audio.LONGEST_FRAME * original.rate:
             resampled = audio.Sound(resampled.samples[:, : original.samples.shape[1]], original.rate)
         return resampled
+
+    def to_tensor(self, signal: audio.Sound, codec: Codec | None = None) -> Tensor:
+        """At the codec's rate."""
+        return to_tensor(signal, codec.sampling_rate if codec else signal.rate)
+
+    def encode(self, codec: Codec, signal: audio.Sound, level: float) -> Coded:
+        return encode_sound(codec, signal, level)
+
+    def decode(self, codec: Codec, data: bytes) -> tuple[audio.Sound, Mapping[str, Tensor]]:
+        return decode_sound(codec, data)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def encode_pixels(codec: Codec, pixels: np.ndarray, level: float) -> bytes:
     grey = pixels.ndim == 2
     rgb = np.repeat(pixels[..., None], 3, 2) if grey else pixels
     x = torch.from_numpy(np.array(rgb)).to(_device(codec)).permute(2, 0, 1)[None].float() / 255
-    return encode_signal(codec, x, level, 1 if grey else 3).data
+    return encode_signal(codec, x, level, (*pixels.shape[:2], 1 if grey else 3)).data
 
 
 def decode_pixels(data: bytes, candidates: Sequence[str | Path] = (), device: str = "cpu", max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ if any(Path(entry or ".").resolve() == ROOT for entry in sys.path):
     )
 
 from neuralcodec.codecs.base import Codec, build, load_weights, save_weights  # noqa: E402
+from neuralcodec.datasets.video import Clip  # noqa: E402
 
 LAPPED = {"latent": 32, "width": 8, "blocks": 1}
 GDN = {"latent": 16, "width": 8}
@@ -134,6 +137,23 @@ def synthetic_picture(height: int, width: int, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., Tensor]:
     return synthetic_picture
+
+
+def synthetic_clip(frames: int = 6, height: int = 64, width: int = 96, bits: int = 8, seed: int = 0) -> Clip:
+    """Waves that drift, with a little noise, within limited range."""
+    random = np.random.default_rng(seed)
+    t, y, x = np.mgrid[:frames, :height, :width]
+    peak = 2**bits - 1
+    luma = 0.5 + 0.3 * np.sin(0.2 * x + 0.1 * y - 0.5 * t) + random.normal(0, 0.01, (frames, height, width))
+    chroma = [0.5 + 0.2 * np.cos(0.1 * (x + sign * y) + 0.2 * t)[:, ::2, ::2] for sign in (1, -1)]
+    kind = np.uint8 if bits == 8 else np.uint16
+    planes = [np.clip(np.round(each * peak), 0.1 * peak, 0.9 * peak).astype(kind) for each in (luma, *chroma)]
+    return Clip(*planes, rate=Fraction(25), bits=bits, matrix="bt601")
+
+
+@pytest.fixture(scope="session")
+def moving() -> Callable[..., Clip]:
+    return synthetic_clip
 
 
 @pytest.fixture(scope="session")

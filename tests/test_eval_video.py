@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -25,18 +24,6 @@ from neuralcodec.eval.results import Item
 CODECS = {name: codec for name, codec in CLASSICAL.items() if codec.modality == "video"}
 
 
-def moving(frames: int = 6, height: int = 64, width: int = 96, bits: int = 8, seed: int = 0) -> video.Clip:
-    """Waves that drift, with a little noise."""
-    random = np.random.default_rng(seed)
-    t, y, x = np.mgrid[:frames, :height, :width]
-    peak = 2**bits - 1
-    luma = 0.5 + 0.3 * np.sin(0.2 * x + 0.1 * y - 0.5 * t) + random.normal(0, 0.01, (frames, height, width))
-    chroma = [0.5 + 0.2 * np.cos(0.1 * (x + k * y) + 0.2 * t)[:, ::2, ::2] for k in (1, -1)]
-    kind = np.uint8 if bits == 8 else np.uint16
-    planes = [np.clip(np.round(each * peak), 0.1 * peak, 0.9 * peak).astype(kind) for each in (luma, *chroma)]
-    return video.Clip(*planes, rate=Fraction(25), bits=bits, matrix="bt601")
-
-
 def codec(name: str):
     if CODECS[name].missing:
         pytest.skip(f"needs {CODECS[name].missing}")
@@ -48,7 +35,7 @@ def evaluate(*arguments) -> int:
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
-def test_files_grow_with_quality_and_decode_to_clips_of_the_same_shape(name):
+def test_files_grow_with_quality_and_decode_to_clips_of_the_same_shape(name, moving):
     encoder, clip = codec(name), moving()
     measured = []
     for setting in encoder.spread(3)[:2]:
@@ -63,7 +50,7 @@ def test_files_grow_with_quality_and_decode_to_clips_of_the_same_shape(name):
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
-def test_streams_name_matrix_and_range_and_keep_the_depth(name):
+def test_streams_name_matrix_and_range_and_keep_the_depth(name, moving):
     encoder = codec(name)
     for clip in (replace(moving(2), matrix="bt709", full_range=True), moving(2, bits=10)):
         if encoder.refusal({"width": clip.width, "height": clip.height, "bits": clip.bits}):
@@ -75,7 +62,7 @@ def test_streams_name_matrix_and_range_and_keep_the_depth(name):
 
 
 @pytest.mark.parametrize("name", ["x264", "x265", "svt-av1", "vp9"])
-def test_odd_sizes_come_back_or_are_refused(name):
+def test_odd_sizes_come_back_or_are_refused(name, moving):
     encoder, clip = codec(name), moving(2, 65, 97)
     if encoder.even:
         with pytest.raises(CodecError, match="even sizes only, not 97×65"):
@@ -91,7 +78,7 @@ def test_other_data_is_no_file_of_a_codec(name):
     assert "\n" not in str(error.value)
 
 
-def test_one_clip_has_one_intra_picture():
+def test_one_clip_has_one_intra_picture(moving):
     clip = moving(12)
     cut = replace(clip, y=np.concatenate([clip.y[:6], 255 - clip.y[6:]]))  # a scene cut
     for name in ("x264", "x265"):
@@ -101,13 +88,13 @@ def test_one_clip_has_one_intra_picture():
         assert kinds[0] == "I" and kinds.count("I") == 1 and len(kinds) == 12
 
 
-def test_streams_carry_no_list_of_options():
+def test_streams_carry_no_list_of_options(moving):
     for name in ("x264", "x265"):
         data = codec(name).encode(moving(2), 40).data
         assert b"core" not in data and b"x265" not in data and b"keyint" not in data
 
 
-def test_the_container_of_vp9_is_counted():
+def test_the_container_of_vp9_is_counted(moving):
     data = codec("vp9").encode(moving(), 40).data
     assert data[:4] == b"DKIF" and CODECS["vp9"].header_bytes(data) == 32 + 12 * 6
     assert CODECS["x264"].header_bytes(b"") == 0
@@ -125,7 +112,7 @@ def test_files_do_not_depend_on_the_number_of_cores(raw):
     assert hashes[0] == hashes[1] != b""
 
 
-def test_metrics_are_what_they_say():
+def test_metrics_are_what_they_say(moving):
     clip = moving()
     y, u, v = (plane.astype(int) for plane in (clip.y, clip.u, clip.v))
     y[0] += 4
@@ -146,21 +133,21 @@ def test_metrics_are_what_they_say():
     assert {*quality, *derived} <= {*metrics.DEFINITIONS}
 
 
-def test_ten_bits_are_measured_on_their_own_scale():
+def test_ten_bits_are_measured_on_their_own_scale(moving):
     deep = moving(2, bits=10)
     other = replace(deep, y=deep.y + 4)
     assert metrics.quality(deep, other)["psnr_y"] == pytest.approx(10 * np.log10(1023**2 / 16))
     assert metrics.errors(deep, other)["y"] == pytest.approx(16 * (255 / 1023) ** 2)
 
 
-def test_rgb_by_different_matrices_are_different_metrics():
+def test_rgb_by_different_matrices_are_different_metrics(moving):
     clip = moving(2)
     other = replace(clip, v=clip.v + 5)
     names = [{*metrics.quality(replace(clip, matrix=matrix), other)} for matrix in ("bt601", "bt709")]
     assert names[0] ^ names[1] == {"psnr_rgb_bt601", "psnr_rgb_bt709"}
 
 
-def test_ms_ssim_needs_large_frames():
+def test_ms_ssim_needs_large_frames(moving):
     assert "ms_ssim_y" not in metrics.quality(moving(1), moving(1))
     large = moving(1, 176, 208)
     quality = metrics.quality(large, large)
@@ -168,7 +155,7 @@ def test_ms_ssim_needs_large_frames():
     assert metrics.derived(quality, {})["ms_ssim_y_db"] == PSNR_OF_EQUAL
 
 
-def test_ms_ssim_of_frames_together_is_their_mean():
+def test_ms_ssim_of_frames_together_is_their_mean(moving):
     clip = moving(6, 176, 208)
     noisy = replace(clip, y=clip.y + np.random.default_rng(1).integers(0, 9, clip.y.shape).astype(np.uint8))
     one_by_one = [
@@ -179,7 +166,7 @@ def test_ms_ssim_of_frames_together_is_their_mean():
     assert min(one_by_one) < 0.9999
 
 
-def test_clips_that_differ_are_not_compared():
+def test_clips_that_differ_are_not_compared(moving):
     with pytest.raises(ValueError, match="clips differ"):
         metrics.quality(moving(2), moving(3))
     with pytest.raises(ValueError, match="clips differ"):
@@ -187,7 +174,7 @@ def test_clips_that_differ_are_not_compared():
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
+def raw(tmp_path_factory, moving):
     path = tmp_path_factory.mktemp("clips") / "wave_96x64_25fps.yuv"
     video.write_raw(moving(), path)
     return path
@@ -208,7 +195,7 @@ def test_a_raw_file_is_measured_by_one_command(raw, tmp_path, capsys):
     assert "BD-rate against x264" in capsys.readouterr().out
 
 
-def test_a_folder_of_clips_is_measured_in_part(raw, tmp_path):
+def test_a_folder_of_clips_is_measured_in_part(raw, tmp_path, moving):
     folder = tmp_path / "clips"
     folder.mkdir()
     for seed in range(2):
@@ -251,7 +238,7 @@ def test_options_of_video_are_refused_with_pictures(tmp_path, capsys):
     assert "--frames is of no use with images" in capsys.readouterr().err
 
 
-def test_codecs_that_cannot_code_a_clip_are_left_out_by_name(tmp_path, capsys):
+def test_codecs_that_cannot_code_a_clip_are_left_out_by_name(tmp_path, capsys, moving):
     path = tmp_path / "wave_97x65_25fps.yuv"
     video.write_raw(moving(2, 65, 97), path)
     assert evaluate(path, "--codec", "x264", "--codec", "vp9", "--points", 1) == 0

@@ -12,18 +12,6 @@ from neuralcodec.datasets import video
 from neuralcodec.eval import colour
 
 
-def moving(frames: int = 5, height: int = 48, width: int = 64, bits: int = 8, seed: int = 0) -> video.Clip:
-    """Waves that drift, with a little noise."""
-    random = np.random.default_rng(seed)
-    t, y, x = np.mgrid[:frames, :height, :width]
-    peak = 2**bits - 1
-    luma = 0.5 + 0.3 * np.sin(0.2 * x + 0.1 * y - 0.5 * t) + random.normal(0, 0.01, (frames, height, width))
-    chroma = [0.5 + 0.2 * np.cos(0.1 * (x + k * y) + 0.2 * t)[:, ::2, ::2] for k in (1, -1)]
-    kind = np.uint8 if bits == 8 else np.uint16
-    planes = [np.clip(np.round(each * peak), 0.1 * peak, 0.9 * peak).astype(kind) for each in (luma, *chroma)]
-    return video.Clip(*planes, rate=Fraction(25), bits=bits, matrix="bt601")
-
-
 def write_y4m(clip: video.Clip, path, colour_space: str) -> None:
     header = f"YUV4MPEG2 W{clip.width} H{clip.height} F{clip.rate.numerator}:{clip.rate.denominator} Ip C{colour_space}\n"
     frames = (b"FRAME\n" + b"".join(plane.tobytes() for plane in clip.frame(t)) for t in range(len(clip)))
@@ -38,7 +26,7 @@ def assert_same(clip: video.Clip, other: video.Clip) -> None:
 
 @pytest.mark.parametrize("height, width", [(48, 64), (47, 63), (11, 10)])
 @pytest.mark.parametrize("bits, name", [(8, "wave_{}x{}_25fps_420_8bit_YUV.yuv"), (10, "wave_{}x{}_25fps_420_10bit_YUV.yuv")])
-def test_raw_files_are_read_as_their_names_say(height, width, bits, name, tmp_path):
+def test_raw_files_are_read_as_their_names_say(height, width, bits, name, tmp_path, moving):
     clip = moving(height=height, width=width, bits=bits)
     path = tmp_path / name.format(width, height)
     video.write_raw(clip, path)
@@ -83,8 +71,8 @@ def test_other_formats_are_refused_by_name(name, tmp_path):
     assert len(video.read_clip(tmp_path / name, pixel_format="yuv420p")) == 1  # whoever says so knows better
 
 
-def test_what_a_name_does_not_say_can_be_given(tmp_path):
-    clip = moving(bits=10)
+def test_what_a_name_does_not_say_can_be_given(tmp_path, moving):
+    clip = moving(2, 48, 64, bits=10)
     path = tmp_path / "wave.yuv"
     video.write_raw(clip, path)
     read = video.read_clip(path, size=(64, 48), pixel_format="yuv420p10le", rate=Fraction(25))
@@ -127,7 +115,7 @@ def test_missing_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("bits, colour_space", [(8, "420mpeg2"), (10, "420p10")])
 @pytest.mark.parametrize("height, width", [(48, 64), (47, 63)])
-def test_y4m_is_read(bits, colour_space, height, width, tmp_path):
+def test_y4m_is_read(bits, colour_space, height, width, tmp_path, moving):
     clip = moving(height=height, width=width, bits=bits)
     write_y4m(clip, tmp_path / "wave.y4m", colour_space)
     read = video.read_clip(tmp_path / "wave.y4m")
@@ -137,7 +125,7 @@ def test_y4m_is_read(bits, colour_space, height, width, tmp_path):
 
 
 @pytest.mark.parametrize("matrix, full_range", [("bt709", False), ("bt601", True)])
-def test_video_files_are_read_with_their_tags(matrix, full_range, tmp_path):
+def test_video_files_are_read_with_their_tags(matrix, full_range, tmp_path, moving):
     clip = replace(moving(), matrix=matrix, full_range=full_range)
     with av.open(str(tmp_path / "wave.mkv"), "w") as file:
         stream = file.add_stream("ffv1", rate=25)
@@ -150,8 +138,8 @@ def test_video_files_are_read_with_their_tags(matrix, full_range, tmp_path):
     assert_same(video.read_clip(tmp_path / "wave.mkv"), clip)
 
 
-def test_large_clips_go_to_a_file_and_read_the_same(tmp_path, monkeypatch):
-    clip = moving(frames=20)
+def test_large_clips_go_to_a_file_and_read_the_same(tmp_path, monkeypatch, moving):
+    clip = moving(20, 48, 64)
     write_y4m(clip, tmp_path / "wave.y4m", "420mpeg2")
     monkeypatch.setattr(video, "IN_MEMORY", 1000)
     assert_same(video.read_clip(tmp_path / "wave.y4m"), clip)
@@ -168,8 +156,8 @@ def test_untagged_clips_follow_their_height(tmp_path):
         assert video.read_clip(path).matrix == matrix
 
 
-def test_crops_keep_chroma_where_it_belongs():
-    clip = moving(height=50, width=70)
+def test_crops_keep_chroma_where_it_belongs(moving):
+    clip = moving(5, 50, 70)
     cut = clip.cropped(40, 20)
     assert np.array_equal(cut.y, clip.y[:, 14:34, 14:54])
     assert np.array_equal(cut.u, clip.u[:, 7:17, 7:27])
@@ -220,20 +208,20 @@ def test_uvg_is_found_by_name_and_missing_clips_are_named(tmp_path):
         video.uvg_files(tmp_path / "none")
 
 
-def test_samples_beyond_the_depth_are_refused():
+def test_samples_beyond_the_depth_are_refused(moving):
     clip = moving(bits=10)
     broken = replace(clip, y=np.where(clip.y == clip.y.max(), 4000, clip.y).astype(np.uint16))
     with pytest.raises(ValueError, match="more than 10 bits"):
         list(video.to_frames(broken))
 
 
-def test_a_clip_has_planes_that_fit():
+def test_a_clip_has_planes_that_fit(moving):
     clip = moving()
     with pytest.raises(ValueError, match="goes with chroma of"):
         replace(clip, u=clip.u[:, :-1])
 
 
-def test_fingerprints_depend_on_samples_and_on_what_they_mean():
+def test_fingerprints_depend_on_samples_and_on_what_they_mean(moving):
     clip = moving()
     others = [
         moving(seed=1),
@@ -299,6 +287,6 @@ def test_real_clips_are_read(data):
     assert 10 * np.log10(255**2 / error) > 35
 
 
-def test_frames_survive_the_way_through_ffmpeg():
+def test_frames_survive_the_way_through_ffmpeg(moving):
     for clip in (moving(), moving(bits=10), moving(height=47, width=63)):
         assert_same(video.from_frames(video.to_frames(clip), clip.rate), clip)

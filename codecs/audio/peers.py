@@ -19,18 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, Output, first_line, fingerprint
+from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, Output, fingerprint, first_line
 from neuralcodec.entropy.rans import CorruptStream
 
 
 class ResidualCodes(Codec):
     """A network whose every frame of samples becomes one code in each of a number of codebooks.
 
-    Level k uses the k-th smallest number of codebooks. The codes are one stream: frame after frame, in each the codebooks in order, each code
-    in ``bits`` bits, most significant first, the last byte filled with zeros.
+    The codes are one stream: frame after frame, in each the codebooks in order, each code in as few bits as hold all codes of a
+    codebook, most significant first, the last byte filled with zeros.
 
     Args:
-        config: of the network, as its library writes it.
+        model: of ``transformers``.
+        codebooks: used at each level, rising.
+        channels: of the sounds that it codes.
     """
 
     modality = "audio"
@@ -60,9 +62,7 @@ class ResidualCodes(Codec):
         """Not for training: the numbers of the real coder, item by item."""
         coded = [self.compress(item[None], float(one)) for item, one in zip(x, level)]
         decoded = [self.decompress(each.streams, x.shape[2:], float(one)).signal for each, one in zip(coded, level)]
-        bits = {
-            name: torch.tensor([8.0 * len(each.streams[i]) for each in coded], device=x.device) for i, name in enumerate(self.streams)
-        }
+        bits = {name: torch.tensor([8.0 * len(each.streams[i]) for each in coded], device=x.device) for i, name in enumerate(self.streams)}
         return Output(torch.cat(decoded), bits, {}, {name: torch.cat([each.symbols[name] for each in coded]) for name in coded[0].symbols})
 
     def codebooks_at(self, level: float) -> int:

@@ -1,9 +1,10 @@
 """CompressAI's image codecs, writing this project's files.
 
-Bégaint et al. 2020, https://arxiv.org/abs/2011.03029. Networks, entropy models and range coder are CompressAI's; the container is ours. Their
-probability tables are computed in floating point and belong to the fingerprint, so a file that another machine's tables could not
-decode is refused, not garbled. What CompressAI's models with hyperpriors compute from a file's first stream is not protected so: their files
-decode where they were made. Its range coder trusts its input, so do not decode such files of strangers.
+Bégaint et al. 2020, https://arxiv.org/abs/2011.03029. Networks, entropy models and range coder are CompressAI's; the container is ours.
+
+Its probability tables are computed in floating point and belong to the fingerprint, so a file that another machine's tables could not
+decode is refused. Which table a value of y has is computed in floating point too, and nothing protects that: files of models with a
+hyperprior decode where they were made. The range coder trusts its input, so do not decode such files of strangers.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class CompressAI(Codec):
 
 
 def compressai(text: str) -> Codec:
-    """``ARCHITECTURE:QUALITY`` for the zoo's own weights, downloaded unless at hand, or ``ARCHITECTURE:QUALITY:CHECKPOINT`` for a file of them.
+    """A model of the zoo.
+
+    Args:
+        text: ``ARCHITECTURE:QUALITY`` for the zoo's own weights, downloaded unless at hand, ``ARCHITECTURE:QUALITY:CHECKPOINT`` for a file.
 
     Raises:
         CodecError: no such architecture or quality, weights that are not readable, or no network.
@@ -83,7 +87,9 @@ def compressai(text: str) -> Codec:
     architecture, _, rest = text.partition(":")
     quality, _, checkpoint = rest.partition(":")
     if architecture not in model_architectures or not quality.isdigit():
-        raise CodecError(f"compressai:{text} is not compressai:ARCHITECTURE:QUALITY[:CHECKPOINT] with one of {', '.join(model_architectures)}")
+        raise CodecError(
+            f"compressai:{text} is not compressai:ARCHITECTURE:QUALITY[:CHECKPOINT] with one of {', '.join(model_architectures)}"
+        )
     try:
         if checkpoint:
             tensors = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -1,7 +1,8 @@
 """Analysis and synthesis transforms of images: (B, 3, H, W) in 0…1 ⇄ a latent at 1/16 of the resolution.
 
 Every transform takes ``(tensor, level)``; those of the papers ignore the level, which then acts through the gains on the latent alone.
-``multiple`` is what the sides of an image must be a multiple of.
+``multiple`` is what the sides of an image must be a multiple of, ``reach`` how far, in pixels, values of the latent (analysis) or of the image
+(synthesis) depend on what lies beyond the blocks of that multiple that they are in.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from neuralcodec.entropy.integer import bounded
 STRIDE = 16
 PATCH = 4  # latent positions along each side of what the coarse transform takes together
 BLOCK_VALUES = 3 * STRIDE * STRIDE
+LAPPED_REACH = STRIDE // 2 + STRIDE * PATCH // 2  # half a block and half a patch
 
 
 class LinearLapped(nn.Module):
@@ -98,6 +100,7 @@ class LappedAnalysis(nn.Module):
 
     def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8):
         super().__init__()
+        self.reach = max(LAPPED_REACH, 8 * blocks)
         self.linear = LinearLapped(latent, coarse)
         self.stem = nn.Conv2d(192, width, 1)
         self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(blocks)))
@@ -122,6 +125,7 @@ class LappedSynthesis(nn.Module):
 
     def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8):
         super().__init__()
+        self.reach = LAPPED_REACH + 8 * blocks
         self.linear = LinearLapped(latent, coarse, inverse=True)
         self.stem = nn.Conv2d(192, width, 1)
         self.latent_stem = nn.Conv2d(latent, 4 * width, 1)
@@ -175,6 +179,7 @@ class GDNAnalysis(nn.Module):
     """
 
     multiple = STRIDE
+    reach = 32  # 2 · (1 + 2 + 4 + 8), rounded up
 
     def __init__(self, latent: int, width: int):
         super().__init__()
@@ -196,6 +201,7 @@ class GDNSynthesis(nn.Module):
     """
 
     multiple = STRIDE
+    reach = 48
 
     def __init__(self, latent: int, width: int):
         super().__init__()
@@ -207,3 +213,30 @@ class GDNSynthesis(nn.Module):
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         return self.layers(y_hat.contiguous(memory_format=torch.channels_last)).contiguous()
+
+
+class ShallowSynthesis(nn.Module):
+    """One linear layer, or two with a nonlinearity between them: decoders for the slowest machines beside any analysis.
+
+    Yang, Mandt 2023, https://arxiv.org/abs/2304.06244 (JPEG-like and two-layer synthesis). Differs in that transposed convolutions with
+    overlapping kernels are 3×3 convolutions at the latent's resolution and depth-to-space, which holds kernels of 48×48.
+
+    Args:
+        latent: channels of y.
+        hidden: channels at 1/2 between two layers; none for a single linear layer.
+    """
+
+    multiple = STRIDE
+    reach = 32
+
+    def __init__(self, latent: int, hidden: int | None = None):
+        super().__init__()
+        if hidden is None:
+            self.layers = nn.Sequential(nn.Conv2d(latent, BLOCK_VALUES, 3, padding=1), nn.PixelShuffle(STRIDE))
+            return
+        half = STRIDE // 2
+        first = nn.Sequential(nn.Conv2d(latent, hidden * half * half, 3, padding=1), nn.PixelShuffle(half))
+        self.layers = nn.Sequential(first, GDN(hidden, inverse=True), nn.Conv2d(hidden, 12, 5, padding=2), nn.PixelShuffle(2))
+
+    def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        return self.layers(y_hat) + 0.5

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 FORMATS = ("png", "svg")  # of plots
+DECADE = 12  # a range of rates beyond which three ticks in each power of ten are enough
 MARGIN = 1.15  # of the rates' range, at each side of a plot
 
 
@@ -96,8 +97,9 @@ def plot(results: Results, folder: Path) -> list[Path]:
     figure, panels = plt.subplot_mosaic(mosaic, figsize=(13 if others else 9, 6.5), layout="constrained")
     for metric in shown:
         _panel(panels[metric], results, metric, colours, main=metric == shown[0])
-    lines, labels = panels[shown[0]].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=9)
+    legends = [panels[metric].get_legend_handles_labels() for metric in shown]
+    named = {label: line for lines, labels in legends for line, label in zip(lines, labels)}  # published curves lack some metrics
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=min(6, len(named)), frameon=False, fontsize=9)
     unit = MODALITIES[results.dataset.modality].rate_title
     figure.suptitle(f"{results.dataset.name}, means over {len(results.dataset.items)} items, over {unit} of whole files")
     paths = []
@@ -129,7 +131,7 @@ def _panel(axes: Axes, results: Results, metric: str, colours: Mapping[str, tupl
     axes.set_xlim(left, right)
     if inside and (span := max(inside) - min(inside)):
         axes.set_ylim(min(inside) - 0.04 * span, max(inside) + 0.04 * span)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right / left > DECADE else (1, 1.5, 2, 3, 4, 6, 8)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelsize=9 if main else 7)

@@ -230,6 +230,16 @@ def test_uvg_without_its_files_says_which_are_missing(raw, capsys):
     assert "lacks Beauty, Bosphorus" in capsys.readouterr().err
 
 
+def test_uvg_is_measured_by_name(tmp_path):
+    for name in video.UVG:
+        (tmp_path / f"{name}_1920x1080_120fps_420_8bit_YUV.yuv").write_bytes(bytes(range(256)) * (1920 * 1080 * 3 // 2 * 2 // 256))
+    arguments = ["uvg", "--root", tmp_path, "--codec", "x264", "--points", 1, "--frames", 1, "--crop", "64x48", "--samples", 0]
+    assert evaluate(*arguments, "--published", "vtm-17.0-ldb", "-o", tmp_path / "out") == 0
+    read = results.load(tmp_path / "out" / "results.json")
+    assert [item.name.split("_")[0] for item in read.dataset.items] == list(video.UVG)
+    assert read.dataset.protocol == "uvg, 7 clips of 64×48, 7 frames" and "not comparable" in read.comparisons[0].note
+
+
 def test_options_of_video_are_refused_with_pictures(tmp_path, capsys):
     from PIL import Image
 

@@ -31,6 +31,7 @@ EXTENSIONS = {RAW_EXTENSION, ".y4m", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".
 PIXEL_FORMATS = {"yuv420p": 8, "yuvj420p": 8, "yuv420p10": 10, "yuv420p10le": 10}  # name as FFmpeg has it: bits
 HD_HEIGHT = 720  # lines from which an untagged clip is taken for BT.709, as players do
 IN_MEMORY = 2**26  # bytes of decoded samples beyond which they go to a file
+MAX_PIXELS = 2**26  # of a decoded frame: 8192×8192
 MAX_BYTES = 2**34  # of decoded samples: 600 frames of 3840×2160 at 10 bits fit
 UVG = {  # as published: as it is also spelled
     "Beauty": (),
@@ -358,6 +359,8 @@ def _read_video(path: Path, frames: int | None, rate: Fraction | None, matrix: s
                     raise ValueError("there is no video in it")
                 stream = file.streams.video[0]
                 stream.thread_type = "AUTO"
+                if stream.width * stream.height > MAX_PIXELS:
+                    raise ValueError(f"frames of {stream.width}×{stream.height} are too large")
                 speed = rate or stream.average_rate or stream.guessed_rate
                 if not speed:
                     raise ValueError("it says no frame rate; give --fps")

@@ -96,6 +96,7 @@ def test_what_a_name_does_not_say_can_be_given(tmp_path, moving):
         ("a.mp4", b"", {}, "cannot be decoded"),
         ("a.y4m", b"YUV4MPEG2 W64 H48 F25:1 Ip C420jpeg\n", {}, "no frames"),
         ("a.y4m", b"YUV4MPEG2 W64 H48 F25:1 Ip C444\nFRAME\n" + bytes(64 * 48 * 3), {}, "yuv444p"),
+        ("a.y4m", b"YUV4MPEG2 W16384 H16384 F25:1 Ip C420jpeg\nFRAME\n" + bytes(100), {}, "16384×16384 are too large"),
         ("a.y4m", b"YUV4MPEG2 W100000 H100000 F25:1 Ip C420jpeg\nFRAME\n" + bytes(100), {}, "a.y4m"),
     ],
 )
@@ -104,6 +105,29 @@ def test_what_is_no_clip_is_refused_in_one_line(name, content, options, words, t
     with pytest.raises(ValueError) as error:
         video.read_clip(tmp_path / name, **options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind, encoder", [("mkv", "ffv1"), ("mp4", "libx264"), ("ivf", "libvpx-vp9"), ("hevc", "libx265")])
+def test_damaged_files_are_read_or_refused_in_one_line(kind, encoder, moving, tmp_path):
+    clip, path = moving(3), tmp_path / f"wave.{kind}"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(encoder, rate=25, options={"x265-params": "log-level=none"} if encoder == "libx265" else {})
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        for frame in video.to_frames(clip):
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    whole, random, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for attempt in range(40):
+        damaged = bytearray(whole[: random.integers(len(whole))] if attempt % 2 else whole)
+        for place in random.integers(0, max(1, len(damaged)), 8):
+            damaged[place : place + 1] = bytes([random.integers(256)])
+        path.write_bytes(damaged)
+        try:
+            assert len(video.read_clip(path, frames=10)) <= 10
+        except ValueError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+            refused += 1
+    assert 0 < refused <= 40
 
 
 def test_missing_files_are_named(tmp_path):

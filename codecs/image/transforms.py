@@ -1,8 +1,8 @@
 """Analysis and synthesis transforms of images: (B, 3, H, W) in 0…1 ⇄ a latent at 1/16 of the resolution.
 
 Every transform takes ``(tensor, level)``; those of the papers ignore the level, which then acts through the gains on the latent alone.
-``multiple`` is what the sides of an image must be a multiple of, ``reach`` how far, in pixels, values of the latent (analysis) or of the image
-(synthesis) depend on what lies beyond the blocks of that multiple that they are in.
+``multiple`` is what the sides of an image must be a multiple of; ``reach`` is how far, in pixels, values of the
+latent (analysis) or of the image (synthesis) depend on what lies beyond the blocks of that multiple that they are in.
 """
 
 from __future__ import annotations

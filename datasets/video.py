@@ -358,9 +358,12 @@ def _read_video(path: Path, frames: int | None, rate: Fraction | None, matrix: s
                 if not file.streams.video:
                     raise ValueError("there is no video in it")
                 stream = file.streams.video[0]
-                stream.thread_type = "AUTO"
-                if stream.width * stream.height > MAX_PIXELS:
-                    raise ValueError(f"frames of {stream.width}×{stream.height} are too large")
+                context = stream.codec_context
+                if context is None:
+                    raise ValueError("its codec is not known")
+                if context.width * context.height > MAX_PIXELS:
+                    raise ValueError(f"frames of {context.width}×{context.height} are too large")
+                context.thread_type = "AUTO"
                 speed = rate or stream.average_rate or stream.guessed_rate
                 if not speed:
                     raise ValueError("it says no frame rate; give --fps")

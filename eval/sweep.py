@@ -26,7 +26,7 @@ from neuralcodec.eval.results import Curve, File, Item, Point
 from neuralcodec.eval.store import Store
 
 LIBRARIES = ("neuralcodec", "torch", "numpy", "pillow", "av", "imagecodecs", "constriction", "bjontegaard", "pytorch-msssim")
-LIBRARIES += ("torchaudio", "soundfile", "torchmetrics", "pesq", "pystoi", "visqol-python")
+SOUND_LIBRARIES = ("torchaudio", "soundfile", "torchmetrics", "pesq", "pystoi", "visqol-python")
 
 
 def measure(
@@ -163,7 +163,7 @@ def environment(jobs: int | str = 1) -> dict[str, Any]:
         jobs: files measured at a time, or ``ray``.
     """
     versions = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *SOUND_LIBRARIES):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -71,7 +71,7 @@ def test_what_libsndfile_cannot_read_ffmpeg_does(tmp_path):
     with av.open(tmp_path / "a.m4a", "w") as file:
         stream = file.add_stream("aac", rate=44100, layout="stereo")
         frame = av.AudioFrame.from_ndarray(original.samples, format="fltp", layout="stereo")
-        frame.sample_rate = 44100
+        frame.sample_rate, frame.pts = 44100, 0
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     read = read_sound(tmp_path / "a.m4a")

@@ -17,6 +17,7 @@ import ctypes.util
 import io
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ class FFmpeg(AudioCodec):
         frame.sample_rate, frame.pts = sound.rate, 0
         buffer = io.BytesIO()
         with av.open(buffer, "w", format="opus" if self.encoder == "libopus" else self.container) as file:
-            stream = file.add_stream(self.encoder, rate=sound.rate, options=dict(self.options))
+            stream: Any = file.add_stream(self.encoder, rate=sound.rate, options=dict(self.options))
             stream.layout, stream.format = LAYOUTS[channels], self.sample_format
             stream.bit_rate = round(setting * 1000) * channels
             file.mux(stream.encode(frame))

@@ -59,8 +59,11 @@ def rates(results: Results, anchor: Curve) -> Grid:
         of_curve = [found.get((curve.name, curve.kind, metric)) for metric in shown]
         if any(of_curve):
             rows.append([curve.label, *map(cell, of_curve)])
-            texts = dict.fromkeys(each.note for each in of_curve if each and each.note)
-            notes += [f"{curve.label}: {text}" for text in texts]
+            of_metric = {metric: each.note for metric, each in zip(shown, of_curve) if each and each.note}
+            if len(set(of_metric.values())) == 1:
+                notes.append(f"{curve.label}: {next(iter(of_metric.values()))}")
+            else:
+                notes += [f"{curve.label}, {results.titles[metric]}: {note}" for metric, note in of_metric.items()]
     title = f"BD-rate against {anchor.label} (negative: fewer bits at equal quality), and the range of quality"
     return Grid(title, ["codec", *(results.titles[metric] for metric in shown)], rows, notes=notes)
 

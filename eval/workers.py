@@ -73,7 +73,7 @@ class RayExecutor(Executor):
         options: dict[str, Any] = {"include_dashboard": False} if address == OWN_CLUSTER else {}
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises that itself, when a cluster does not start in time
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CodecError(f"the Ray cluster at {address} does not answer ({reason})") from None
         self.ray = ray

@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name")
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], repetitions: int, warmup: int = 1) -> dict[str, float]:
+def interleaved(contenders: Mapping[Name, Callable[[], object]], repetitions: int, warmup: int = 1) -> dict[Name, float]:
     """Median seconds of one call of each contender."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[Name, list[float]] = {name: [] for name in contenders}
     for repetition in range(warmup + repetitions):
         for name, call in contenders.items():
             start = time.perf_counter()

@@ -9,6 +9,7 @@ WEIGHTS = {path.stem: path for path in sorted(_HERE.glob("*/weights/*.safetensor
 PEERS = {  # prefix of a model's name: what makes a codec of the rest of it
     "encodec": "neuralcodec.codecs.audio.peers.encodec",
     "dac": "neuralcodec.codecs.audio.peers.dac",
+    "hub": "neuralcodec.codecs.hub.load",
     "compressai": "neuralcodec.codecs.image.peers.compressai",
 }
 DEFAULTS = {"image": "image-tiny"}  # the weights that `encode` uses for a modality unless told otherwise

@@ -45,7 +45,7 @@ class BoundedIdentity(torch.autograd.Function):
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    return BoundedIdentity.apply(x, low, high)
+    return BoundedIdentity.apply(x, low, high) if torch.is_grad_enabled() else x.clamp(low, high)
 
 
 class IntegerConv2d(nn.Module):

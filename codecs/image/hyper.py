@@ -109,11 +109,18 @@ class HyperSynthesis(nn.Module):
         return Prediction(self.index(features, level), None if self.mean is None else self.mean(values), values)
 
     def index(self, features: Tensor, level: Tensor) -> Tensor:
-        total = self.scale(features)
         if self.training:
-            return total * 2.0**-self.INDEX_FRACTION + self.offset(level)[:, :, None, None]
-        offsets = torch.stack([self.offset.fixed_point(float(one), self.INDEX_FRACTION) for one in level]).to(total.dtype)
-        return round_half_up(total + offsets[:, :, None, None], self.INDEX_FRACTION).clamp(0, SCALES - 1)
+            return self.scale(features) * 2.0**-self.INDEX_FRACTION + self.offset(level)[:, :, None, None]
+        return self.index_with(features, torch.stack([self.fixed_offset(float(one)) for one in level]))
+
+    def fixed_offset(self, level: float) -> Tensor:
+        """The offset of a level with ``INDEX_FRACTION`` fractional bits, (latent,) int64."""
+        return self.offset.fixed_point(level, self.INDEX_FRACTION)
+
+    def index_with(self, features: Tensor, offsets: Tensor) -> Tensor:
+        """Indexes by integer arithmetic alone; ``offsets``: (B, latent) of :meth:`fixed_offset`."""
+        total = self.scale(features)
+        return round_half_up(total + offsets[:, :, None, None].to(total.dtype), self.INDEX_FRACTION).clamp(0, SCALES - 1)
 
     def check_exact(self) -> None:
         """Raise ``ValueError`` unless every sum stays where float32 is exact."""

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from neuralcodec import __version__
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
     encode.add_argument("-m", "--model", default=DEFAULTS["image"], help="name of shipped weights (see list), or a weights file")
     encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    encode.add_argument("--max-pixels", type=int, help="refuse pictures that have more (default: 2^27)")
     encode.set_defaults(run=run_encode)
 
     decode = commands.add_parser("decode", help=".nci files to pictures", description="Decode .nci files to PNG or any format by suffix.")
@@ -45,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(decode)
     decode.add_argument("-m", "--model", help="weights that wrote the file, if not among the shipped ones")
     decode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
-    decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^26)")
+    decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^27, 2^26 for a picture in one piece)")
     decode.set_defaults(run=run_decode)
 
     info = commands.add_parser("info", help="what a file says of itself", description="Show the header of coded files or weights.")
@@ -60,9 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("eval", help="rate-distortion curves of codecs on a data set", add_help=False)
     commands.add_parser("train", help="train a codec from a config (fit, validate, …)", add_help=False)
 
-    export = commands.add_parser("export", help="a training checkpoint to a weights file")
-    export.add_argument("checkpoint")
-    export.add_argument("output", help="OUT.safetensors")
+    export = commands.add_parser("export", help="a training checkpoint to a weights file, or a model's networks to ONNX")
+    export.add_argument("checkpoint", help="of training; with --onnx a model's name or its weights")
+    export.add_argument("output", help="OUT.safetensors; with --onnx a folder")
+    export.add_argument("--onnx", action="store_true", help="write the networks as ONNX files, with entropy coding left to the caller")
     export.add_argument("--calibrate", metavar="FOLDER", help="training images whose coded symbols shape the probability tables")
     export.add_argument("-f", "--force", action="store_true", help="overwrite")
     export.set_defaults(run=run_export)
@@ -101,31 +104,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_encode(options: argparse.Namespace) -> int:
-    from neuralcodec.codecs.files import load
-    from neuralcodec.codecs.image.files import encode_pixels, read_picture
+    from neuralcodec.codecs.files import MAX_PIXELS, load
+    from neuralcodec.codecs.image.files import encode_picture
+    from neuralcodec.codecs.image.pictures import read_picture
 
     _check_device(options.device)
     codec = load(options.model).to(options.device)
     level = codec.level_for_quality(options.quality)
 
-    def convert(source, name: str) -> bytes:
-        return encode_pixels(codec, read_picture(source, name), level)
+    limit = options.max_pixels or MAX_PIXELS
+
+    def convert(source, name: str, report) -> bytes:
+        return encode_picture(codec, read_picture(source, name, limit), level, limit, report=report)
 
     return _convert_all(options, PICTURE_SUFFIXES, container.SUFFIXES["image"], convert)
 
 
 def run_decode(options: argparse.Namespace) -> int:
-    from neuralcodec.codecs.files import MAX_PIXELS
-    from neuralcodec.codecs.image.files import decode_pixels
+    from neuralcodec.codecs.image.files import decode_picture
+    from neuralcodec.codecs.image.pictures import picture_bytes
 
     _check_device(options.device)
     candidates = [options.model] if options.model else []
     suffix = Path(options.output).suffix if options.output and not _is_folder(options) and options.output != "-" else PICTURE_OUT
 
-    def convert(source, name: str) -> bytes:
+    def convert(source, name: str, report) -> bytes:
         data = source.read() if hasattr(source, "read") else _read(Path(source))
-        pixels = decode_pixels(data, candidates, options.device, options.max_pixels or MAX_PIXELS)
-        return _picture(pixels, suffix or PICTURE_OUT)
+        picture = decode_picture(data, candidates, options.device, options.max_pixels or None, report=report)
+        return picture_bytes(picture, suffix or PICTURE_OUT)
 
     return _convert_all(options, (container.SUFFIXES["image"],), suffix or PICTURE_OUT, convert)
 
@@ -136,20 +142,18 @@ def _convert_all(options: argparse.Namespace, suffixes: Sequence[str], suffix: s
 
     pairs = list(_pairs(options, suffixes, suffix))
     failures = 0
-    with _progress(len(pairs)) as advance:
-        for source, target in pairs:
+    with _progress(len(pairs)) as report:
+        for number, (source, target) in enumerate(pairs):
             try:
-                if source == "-":
-                    data = convert(sys.stdin.buffer if suffix != container.SUFFIXES["image"] else _seekable_stdin(), "standard input")
-                else:
-                    data = convert(source, str(source))
+                name = "standard input" if source == "-" else str(source)
+                data = convert(_standard_input(suffix) if source == "-" else source, name, partial(report, number))
                 _write(target, data, options.force)
             except (UserError, CodecError, OSError) as error:
                 failures += 1
                 text = " ".join(str(error).split())
                 prefix = "" if str(source) in text or source == "-" else f"{source}: "
                 print(f"neuralcodec {options.command}: {prefix}{text}", file=sys.stderr)
-            advance()
+            report(number + 1)
     return 1 if failures else 0
 
 
@@ -193,22 +197,35 @@ def _is_folder(options: argparse.Namespace) -> bool:
 
 @contextlib.contextmanager
 def _progress(total: int):
-    """A progress bar on stderr for several files; nothing for one."""
-    if total < 2 or not sys.stderr.isatty():
-        yield lambda: None
+    """A progress bar on stderr for several files, or a large one; nothing for a small one.
+
+    What it yields is told how many files are done, and how many pieces of the next one, of how many.
+    """
+    if not sys.stderr.isatty():
+        yield lambda files, done=0, of=1: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task("", total=total)
+
+    def report(files: int, done: int = 0, of: int = 1) -> None:
+        if total > 1 or of > 1:
+            bar.start()
+        bar.update(task, completed=files + done / of)
+
+    try:
+        yield report
+    finally:
+        bar.stop()
 
 
-def _seekable_stdin():
+def _standard_input(suffix: str):
+    """What pictures are read from has to be seekable."""
     import io
 
-    return io.BytesIO(sys.stdin.buffer.read())
+    return io.BytesIO(sys.stdin.buffer.read()) if suffix == container.SUFFIXES["image"] else sys.stdin.buffer
 
 
 def _read(path: Path) -> bytes:
@@ -243,21 +260,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _picture(pixels, suffix: str) -> bytes:
-    import io
-
-    from PIL import Image
-
-    choices: dict[str, dict] = {".webp": {"lossless": True}, ".tif": {"compression": "tiff_deflate"}}
-    options = choices.get(suffix.lower(), {})
-    out = io.BytesIO()
-    try:
-        Image.fromarray(pixels).save(out, Image.registered_extensions().get(suffix.lower()), **options)
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"cannot write a picture as {suffix} ({error})") from None
-    return out.getvalue()
 
 
 def _check_device(device: str) -> None:
@@ -295,7 +297,7 @@ def _file_info(name: str, data: bytes) -> dict:
     return {
         "file": name,
         "modality": content.modality,
-        "version": container.VERSION,
+        "version": content.version,
         **size,
         "model": known.get(content.fingerprint.hex(), "unknown"),
         "fingerprint": content.fingerprint.hex(),
@@ -303,6 +305,7 @@ def _file_info(name: str, data: bytes) -> dict:
         "bytes": len(data),
         "kbps" if content.modality == "audio" else "bpp": round(len(data) * 8 / extent, 4) if extent else None,
         "header_bytes": content.header_bytes,
+        "extra_bytes": {name: len(extra) for name, extra in content.extras.items()},
         "stream_bytes": [len(stream) for stream in content.streams],
     }
 
@@ -350,10 +353,25 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    from neuralcodec.train import export
-
     if Path(options.output).exists() and not options.force:
         raise UserError(f"{options.output} exists; -f overwrites it")
+    if options.onnx:
+        return _export_onnx(options)
+    from neuralcodec.train import export
+
     fingerprint = export(options.checkpoint, options.output, calibrate=options.calibrate)
     print(f"{options.output}: fingerprint {fingerprint.hex()}, {Path(options.output).stat().st_size / 1e6:.2f} MB", file=sys.stderr)
+    return 0
+
+
+def _export_onnx(options: argparse.Namespace) -> int:
+    from neuralcodec.codecs.files import load
+    from neuralcodec.codecs.image import onnx
+
+    differences = onnx.export(load(options.checkpoint), options.output)
+    print(f"{options.output}: opset {onnx.OPSET}", file=sys.stderr)
+    for name, difference in differences.items():
+        print(f"  {name:<28} differs from PyTorch by at most {difference:.1e}", file=sys.stderr)
+    if not differences:
+        print("  not compared with PyTorch: onnxruntime is not installed", file=sys.stderr)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,12 @@ from neuralcodec.codecs.base import Codec, CodecError, Decompressed, load_weight
 from neuralcodec.entropy import container
 from neuralcodec.entropy.rans import CorruptStream
 
-MAX_PIXELS = 2**26  # a header of 24 bytes can ask for any picture; more than this needs the caller's word
+MAX_PIXELS = 2**27  # a header of 24 bytes can ask for any picture; more than this needs the caller's word
+MAX_WHOLE_PIXELS = 2**26  # the same of a picture that is not cut into tiles, which takes far more memory
 MAX_SAMPLES = 2**27  # of all channels: 2.3 hours of mono at 16 kHz
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
 MAX_CHANNELS = 64
-LIMITS = {"image": MAX_PIXELS, "audio": MAX_SAMPLES}
+LIMITS = {"image": MAX_WHOLE_PIXELS, "audio": MAX_SAMPLES}  # of signals that are coded in one piece
 UNSAVED = bytes(4)  # fingerprint of a codec whose weights are in no file
 
 
@@ -28,18 +29,21 @@ class Coded(NamedTuple):
     symbols: dict[str, Tensor]
 
 
-def encode_signal(codec: Codec, x: Tensor, level: float, size: Sequence[int] | None = None) -> Coded:
+def encode_signal(
+    codec: Codec, x: Tensor, level: float, size: Sequence[int] | None = None, extras: Mapping[str, bytes] | None = None
+) -> Coded:
     """A signal (1, C, …) to the bytes of a file.
 
     Args:
         level: rounded to the nearest that a file can name.
         size: of the original signal, as ``container.SIZES`` names it and the header keeps it; by default that of ``x``.
+        extras: what else the file is to say, by the names of ``container.EXTRAS``.
     """
     level = codec.nearest_level(level)
     compressed = codec.compress(x, level)
     if size is None:
         size = (x.shape[-1], codec.sampling_rate, x.shape[1]) if codec.modality == "audio" else (*x.shape[-2:], x.shape[1])
-    data = container.write(codec.modality, codec.fingerprint or UNSAVED, level, size, compressed.streams)
+    data = container.write(codec.modality, codec.fingerprint or UNSAVED, level, size, compressed.streams, extras or {})
     return Coded(data, compressed.symbols)
 
 
@@ -54,14 +58,19 @@ def decode_signal(codec: Codec, data: bytes | container.Content, limit: int | No
     """
     try:
         content = data if isinstance(data, container.Content) else container.read(data)
+        if "tiles" in content.extras:
+            raise CodecError("the file holds a picture in tiles, which only decode_picture puts together")
         check_content(codec, content, limit)
         return codec.decompress(content.streams, _size(codec, content), content.level)
     except (container.ContainerError, CorruptStream) as error:
         raise CodecError(str(error)) from None
 
 
-def check_content(codec: Codec, content: container.Content, limit: int | None = None) -> None:
+def check_content(codec: Codec, content: container.Content, limit: int | None = None, pieces: int = 1) -> None:
     """Refuse what the codec cannot have written, before anything is allocated.
+
+    Args:
+        pieces: the signal is coded in so many, each with streams of its own.
 
     Raises:
         CodecError: another codec's file, or one that asks for more than ``limit``.
@@ -69,7 +78,8 @@ def check_content(codec: Codec, content: container.Content, limit: int | None = 
     """
     if content.fingerprint != (codec.fingerprint or UNSAVED):
         raise CodecError(f"the file was written by other weights ({content.fingerprint.hex()}) than {codec.name or 'these'}")
-    sensible = content.modality == codec.modality and len(content.streams) == len(codec.streams) and content.level <= codec.levels - 1
+    sensible = content.modality == codec.modality and content.level <= codec.levels - 1
+    sensible = sensible and len(content.streams) == len(codec.streams) * pieces
     limit = LIMITS[codec.modality] if limit is None else limit
     if codec.modality == "audio":
         samples, rate, channels = content.size if sensible else (0, 0, 0)
@@ -99,7 +109,7 @@ def _length(codec: Codec, samples: int, rate: int) -> int:
 
 @cache
 def load(name: str | Path) -> Codec:
-    """A codec by the name of shipped weights, from a weights file, or a peer, such as ``encodec:FOLDER``.
+    """A codec by the name of shipped weights, from a weights file, or from elsewhere: ``hub:owner/name``, ``encodec:FOLDER``, …
 
     Raises:
         CodecError: neither exists, or it is not readable.

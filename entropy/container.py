@@ -178,11 +178,11 @@ def _pack(field: Field, value) -> bytes:
     if field.kind == "u8":
         return int(value).to_bytes(1, "little")
     if field.kind == "varint":
-        return _varint(value)
+        return varint(value)
     if field.kind == "varints":
-        return b"".join(_varint(one) for one in value)
+        return b"".join(varint(one) for one in value)
     if field.kind == "pairs":
-        return b"".join(_varint(one) for pair in value for one in pair)
+        return b"".join(varint(one) for pair in value for one in pair)
     if len(value) != int(field.kind.removeprefix("bytes:")):
         raise ValueError(f"{field.name} must be {field.kind.removeprefix('bytes:')} bytes")
     return bytes(value)
@@ -192,7 +192,7 @@ def _unpack(field: Field, data: bytes, position: int, before: dict):
     if field.kind == "u8":
         return _take(data, position, 1)[0], position + 1
     if field.kind == "varint":
-        value, position = _read_varint(data, position)
+        value, position = read_varint(data, position)
         # Each stream but the last takes a byte for its length, so the file's own length bounds their number.
         if field.name == "stream_count" and not 1 <= value <= (MAX_STREAMS if before["version"] == 1 else len(data) - position + 1):
             raise ContainerError(f"the file claims {value} streams")
@@ -220,7 +220,7 @@ def _take(data: bytes, position: int, count: int) -> bytes:
     return data[position : position + count]
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Little-endian base 128, the high bit says that more follows."""
     out = bytearray()
     while value > 127:
@@ -233,12 +233,13 @@ def _varint(value: int) -> bytes:
 def _read_varints(data: bytes, position: int, count: int) -> tuple[list[int], int]:
     values = []
     for _ in range(count):
-        value, position = _read_varint(data, position)
+        value, position = read_varint(data, position)
         values.append(value)
     return values, position
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """A number and where it ends."""
     value = 0
     for shift in range(0, 35, 7):
         byte = _take(data, position, 1)[0]

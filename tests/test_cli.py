@@ -71,19 +71,24 @@ def test_greyscale_and_palette_pictures_are_accepted(tmp_path, model, mode):
         assert image.mode == ("RGB" if mode == "P" else "L")
 
 
-@pytest.mark.parametrize(("mode", "word"), [("RGBA", "transparency"), ("I;16", "16"), ("CMYK", "CMYK")])
-def test_what_would_be_lost_is_refused(tmp_path, model, capsys, mode, word):
-    if mode == "RGBA":
-        image = photograph().convert("RGBA")
+def test_what_would_be_lost_is_refused(tmp_path, model, capsys):
+    photograph(mode="CMYK").save(tmp_path / "x.tif")
+    assert "CMYK" in refusal(capsys, ["encode", str(tmp_path / "x.tif"), "-m", model])
+    assert not (tmp_path / "x.nci").exists()
+
+
+@pytest.mark.parametrize("kind", ["transparency", "16 bits"])
+def test_formats_that_cannot_hold_a_picture_are_refused_and_nothing_is_written(tmp_path, model, capsys, kind):
+    image = photograph().convert("RGBA") if kind == "transparency" else Image.fromarray(np.full((8, 8), 4000, np.uint16))
+    if kind == "transparency":
         image.putalpha(100)
-    elif mode == "I;16":
-        image = Image.fromarray(np.full((8, 8), 4000, np.uint16))
-    else:
-        image = photograph(mode="CMYK")
-    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
-    image.save(path)
-    assert word in refusal(capsys, ["encode", str(path), "-m", model])
-    assert not path.with_suffix(".nci").exists()
+    image.save(tmp_path / "x.png")
+    assert main(["encode", str(tmp_path / "x.png"), "-m", model]) == 0
+    assert kind in refusal(capsys, ["decode", str(tmp_path / "x.nci"), "-m", model, "-o", str(tmp_path / "y.jpg")])
+    assert not (tmp_path / "y.jpg").exists()
+    assert main(["decode", str(tmp_path / "x.nci"), "-m", model, "-o", str(tmp_path / "y.png")]) == 0
+    with Image.open(tmp_path / "y.png") as decoded:
+        assert decoded.mode == image.mode
 
 
 def test_opaque_alpha_channel_is_no_obstacle(tmp_path, model):

@@ -171,14 +171,14 @@ def test_a_number_has_only_one_form():
 
 @pytest.mark.parametrize("streams", [0, 65, 2**30])
 def test_stream_counts_out_of_range_are_refused_without_reading_them(streams):
-    body = FIXED[:16] + container._varint(streams) + b"\x01" * 70
+    body = FIXED[:16] + container.varint(streams) + b"\x01" * 70
     with pytest.raises(container.ContainerError, match=f"claims {streams} streams"):
         container.read(with_checksum(body))
 
 
 @pytest.mark.parametrize("streams", [0, 72, 2**30])
 def test_version_2_has_no_more_streams_than_bytes_to_say_how_long_they_are(streams):
-    body = FIXED[:4] + b"\x02" + FIXED[5:16] + container._varint(streams) + b"\x01" * 70
+    body = FIXED[:4] + b"\x02" + FIXED[5:16] + container.varint(streams) + b"\x01" * 70
     with pytest.raises(container.ContainerError, match=f"claims {streams} streams"):
         container.read(with_checksum(body))
 

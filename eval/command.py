@@ -51,14 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("dataset", help="kodak, clic, uvg, a folder or a file")
+    add("dataset", help="kodak, clic, librispeech, uvg, a folder or a file")
     add("--modality", choices=("image", "audio", "video"), help="what to measure in a folder that holds signals of several kinds")
     add(
         "--codec",
         action="append",
         default=[],
         metavar="NAME",
-        help="a model, a weights file, a classical codec by name, or classical for all of the modality; repeatable",
+        help="a model, a weights file, encodec:FOLDER, dac:FOLDER, compressai:ARCHITECTURE:QUALITY[:FILE], a classical codec by name, "
+        "or classical for all of the modality; repeatable",
     )
     add("--published", nargs="+", action="extend", default=[], metavar="NAME", help="published curves to show beside; 'list' names them")
     add("--anchor", metavar="NAME", help="codec or published curve that BD-rates refer to (default: the first classical codec)")

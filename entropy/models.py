@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +31,34 @@ SMALLEST_LIKELIHOOD = 2.0**-24  # caps the rate of an outlier while training; co
 BITS_PER_SQUARED_STEP = 12 / math.log(2)
 PRIOR_COUNT = 1000
 TAIL = 2.0**-17  # probability mass on each side that a table leaves to its escape
+
+
+def round_for_rate(residual: Tensor, index: Tensor, bits: Callable[[Tensor, Tensor], Tensor], weight: Tensor | None = None) -> Tensor:
+    """Rate–distortion optimised quantization: the nearest integer, or the next one towards zero where that saves more than it costs.
+
+    An encoder's choice; the decoder knows nothing of it. Error and bits are weighed by ``BITS_PER_SQUARED_STEP``.
+
+    Args:
+        residual: latent minus mean, in steps.
+        index: of each value's table.
+        bits: (symbols, table indexes) to what they cost.
+        weight: how much each squared error counts, broadcastable to ``residual``; 1 if omitted. If given, zero is a candidate too: where
+            errors count little it can save more than a step does.
+    """
+    nearest = torch.round(torch.nan_to_num(residual)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+    occupied = nearest != 0
+    value, symbol, table = residual[occupied], nearest[occupied], index[occupied]
+    candidates = [symbol - torch.sign(symbol)]
+    price: Tensor | float = BITS_PER_SQUARED_STEP
+    if weight is not None:
+        price = price * weight.expand_as(residual)[occupied]
+        candidates.append(torch.zeros_like(symbol))
+    chosen, most = symbol, torch.zeros_like(value)
+    for candidate in candidates:
+        saved = bits(symbol, table) - bits(candidate, table) - ((value - candidate).square() - (value - symbol).square()) * price
+        chosen, most = torch.where(saved > most, candidate, chosen), torch.maximum(saved, most)
+    nearest[occupied] = chosen
+    return nearest
 
 
 class GaussianConditional(nn.Module):
@@ -56,23 +85,9 @@ class GaussianConditional(nn.Module):
         """Bits of integer symbols by the tables that code them; by the Gaussians themselves as long as there are none."""
         return self.tables.bits(symbols, index) if len(self.tables) else self.bits(symbols, index)
 
-    def round(self, residual: Tensor, index: Tensor) -> Tensor:
-        """Rate–distortion optimised quantization: the nearest integer, or the next one towards zero where that saves more than it costs.
-
-        An encoder's choice; the decoder knows nothing of it. Error and bits are weighed by ``BITS_PER_SQUARED_STEP``.
-
-        Args:
-            residual: latent minus mean, in steps.
-            index: scale index of each value.
-        """
-        nearest = torch.round(torch.nan_to_num(residual)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-        occupied = nearest != 0
-        value, symbol, table = residual[occupied], nearest[occupied], index[occupied]
-        smaller = symbol - torch.sign(symbol)
-        saved = self.coded_bits(symbol, table) - self.coded_bits(smaller, table)
-        cost = ((value - smaller).square() - (value - symbol).square()) * BITS_PER_SQUARED_STEP
-        nearest[occupied] = torch.where(saved > cost, smaller, symbol)
-        return nearest
+    def round(self, residual: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
+        """:func:`round_for_rate` by what the symbols cost here."""
+        return round_for_rate(residual, index, self.coded_bits, weight)
 
     def build_tables(self, counts: np.ndarray | None = None) -> None:
         """Tables of the Gaussians, or of what was counted where they stand.

@@ -23,7 +23,8 @@ from neuralcodec.codecs.blocks import DepthwiseBlock, zero
 from neuralcodec.codecs.image.hyper import Prediction
 from neuralcodec.entropy.quantizers import Quantized
 
-Quantize = Callable[[Tensor, Tensor, Tensor], Quantized]  # (latent, mean, scale index), all of one shape
+# (latent, mean, scale index), all of one shape, and how much errors count, broadcastable to it
+Quantize = Callable[[Tensor, Tensor, Tensor, Tensor | None], Quantized]
 
 
 class Context(nn.Module):
@@ -81,19 +82,27 @@ class Context(nn.Module):
             y_hat = torch.where(mask, reveal(mean + self(step, known, prediction.features) * scale, mask), y_hat)
         return y_hat
 
-    def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
-        """What an encoder does, and training: quantize every group around the means that its predecessors give it."""
+    def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
+        """What an encoder does, and training: quantize every group around the means that its predecessors give it.
+
+        Args:
+            weight: how much errors count, (1, 1, H, W), handed on to ``quantize``.
+        """
         symbols, proxy = torch.zeros_like(y, dtype=torch.int32), torch.zeros_like(y)
 
         def reveal(mean: Tensor, mask: Tensor) -> Tensor:
             nonlocal symbols, proxy
             # Where the mask is off there is nothing to quantize: a residual of zero costs no time.
-            quantized = quantize(torch.where(mask, y, mean), mean, prediction.scale_index)
+            quantized = quantize(torch.where(mask, y, mean), mean, prediction.scale_index, weight)
             symbols = torch.where(mask, quantized.symbols, symbols)
             proxy = torch.where(mask, quantized.proxy, proxy)
             return quantized.values
 
         return Quantized(self.walk(prediction, reveal), symbols, proxy)
+
+    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
+        """:meth:`quantize` with a gradient, for a ``quantize`` that has one."""
+        return self.quantize(y, prediction, quantize)
 
     def dequantize(self, symbols: Tensor, prediction: Prediction) -> Tensor:
         """What a decoder does: all symbols are known, the means follow one another."""
@@ -240,16 +249,19 @@ class Raster(Context):
         around = F.conv2d(known, self.around.weight * self.mask, self.around.bias, padding=self.REACH)
         return self.fuse(torch.cat((around, features), 1))
 
-    def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
+    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
+        assert prediction.mean is not None
+        known = quantize(y, prediction.mean, prediction.scale_index, None).values - prediction.mean
+        mean = prediction.mean + self(0, known / prediction.scale, prediction.features) * prediction.scale
+        return quantize(y, mean, prediction.scale_index, None)
+
+    def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
         if self.training:
-            assert prediction.mean is not None
-            known = quantize(y, prediction.mean, prediction.scale_index).values - prediction.mean
-            mean = prediction.mean + self(0, known / prediction.scale, prediction.features) * prediction.scale
-            return quantize(y, mean, prediction.scale_index)
+            return self.relax(y, prediction, quantize)
         symbols = torch.zeros_like(y, dtype=torch.int32)
 
         def reveal(mean: Tensor, here: tuple) -> Tensor:
-            quantized = quantize(y[here], mean, prediction.scale_index[here])
+            quantized = quantize(y[here], mean, prediction.scale_index[here], None if weight is None else weight[here])
             symbols[here] = quantized.symbols
             return quantized.values
 

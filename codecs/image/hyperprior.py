@@ -11,7 +11,7 @@ probability tables by integer arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +28,32 @@ from neuralcodec.entropy.integer import bounded
 from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
 
 
+# Where errors weigh less, more rounds to zero: side information speaks of y · weight^SHRINK. With a weight of 1/16 around a quarter of a
+# picture, an exponent of 1/4 saves 14 % of the bytes over none, and costs 1.7 dB there; 1/2 saves 5 % more for another 1.6 dB.
+SHRINK = 0.25
+
+
 class DecodedLatent(NamedTuple):
     y_hat: Tensor  # (1, C, rows, columns), in quantization steps
     symbols: dict[str, Tensor]  # by stream name
+
+
+class Side(NamedTuple):
+    """What an encoder tells of a latent before its symbols."""
+
+    tables: Tensor  # table index of every latent value, broadcastable to the latent
+    z: Tensor | None = None  # symbols of the side information
+    prediction: hyper.Prediction | None = None  # what follows from them
+
+
+Soften = Callable[[Tensor], Tensor]  # residuals to what stands in for their symbols, differentiable
+
+
+class Relaxed(NamedTuple):
+    """A stand-in for a coded latent, with gradients."""
+
+    values: Tensor  # for ŷ, same shape as y
+    bits: Tensor  # of all its symbols, a scalar
 
 
 class ImageCodec(Codec):
@@ -77,9 +100,14 @@ class ImageCodec(Codec):
         return torch.sqrt(18 / (np.log(2) * self.lmbda(self.knot_levels()) * 255**2))
 
     @torch.inference_mode()
-    def compress(self, x: Tensor, level: float) -> Compressed:
+    def compress(self, x: Tensor, level: float, weight: Tensor | None = None) -> Compressed:
+        """One image (1, 3, H, W) in 0…1 to streams of bytes.
+
+        Args:
+            weight: how much errors count at each position of the latent's :meth:`grid`, (1, 1, rows, columns); 1 everywhere if omitted.
+        """
         at = self._level(level, x.device)
-        return self.code_latent(self.analyse(x, at), at)
+        return self.code_latent(self.analyse(x, at), at, weight)
 
     @torch.inference_mode()
     def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
@@ -88,8 +116,21 @@ class ImageCodec(Codec):
         latent = self.decode_latent(streams, *self.grid(height, width), at)
         return Decompressed(self.synthesise(latent.y_hat, at, height, width), latent.symbols)
 
-    def code_latent(self, y: Tensor, level: Tensor) -> Compressed:
-        """A latent (1, C, rows, columns) of :meth:`analyse` to streams."""
+    def code_latent(self, y: Tensor, level: Tensor, weight: Tensor | None = None, side: Side | None = None) -> Compressed:
+        """A latent (1, C, rows, columns) of :meth:`analyse` to streams.
+
+        Args:
+            weight: how much errors count, (1, 1, rows, columns).
+            side: what is told of the latent; that of :meth:`side` if omitted.
+        """
+        raise NotImplementedError
+
+    def side(self, y: Tensor, level: Tensor, weight: Tensor | None = None) -> Side:
+        """What is told of a latent (1, C, rows, columns) before its symbols, weighted as in :meth:`code_latent`."""
+        raise NotImplementedError
+
+    def relax(self, y: Tensor, side: Side, soften: Soften) -> Relaxed:
+        """:meth:`code_latent` with a gradient: ``soften`` in the place of rounding, bits by the tables that code."""
         raise NotImplementedError
 
     def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
@@ -153,10 +194,22 @@ class FactorizedPrior(ImageCodec):
         x_hat = self.synthesise(y.values, level, *x.shape[-2:])
         return Output(x_hat, {"y": sum_per_item(bits)}, {}, {"y": y.symbols})
 
-    def code_latent(self, y: Tensor, level: Tensor) -> Compressed:
-        symbols = self.quantizer(y).symbols
+    def code_latent(self, y: Tensor, level: Tensor, weight: Tensor | None = None, side: Side | None = None) -> Compressed:
+        if weight is None:
+            symbols = self.quantizer(y).symbols
+        else:
+            tables = (side or self.side(y, level)).tables.expand_as(y)
+            symbols = models.round_for_rate(y, tables, self.prior.tables.bits, weight).int()
         indexes = self.prior.indexes(int(self.gain.nearest_knot(level)), *symbols.shape[-2:])
         return Compressed([rans.encode(symbols.cpu().numpy(), indexes, self.prior.tables)], {"y": symbols})
+
+    def side(self, y: Tensor, level: Tensor, weight: Tensor | None = None) -> Side:
+        first = int(self.gain.nearest_knot(level)) * self.prior.channels
+        return Side(torch.arange(first, first + self.prior.channels, device=y.device)[:, None, None])
+
+    def relax(self, y: Tensor, side: Side, soften: Soften) -> Relaxed:
+        values = soften(y)
+        return Relaxed(values, self.prior.tables.expected_bits(values, side.tables.expand_as(values)).sum())
 
     def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
         indexes = self.prior.indexes(int(self.gain.nearest_knot(level)), rows, columns)
@@ -230,27 +283,42 @@ class Hyperprior(ImageCodec):
         x_hat = self.synthesise(quantized.values, level, *x.shape[-2:])
         return Output(x_hat, bits, {}, {"z": z.symbols, "y": quantized.symbols})
 
-    def _quantize(self, y: Tensor, prediction: hyper.Prediction) -> Quantized:
+    def _quantize(self, y: Tensor, prediction: hyper.Prediction, weight: Tensor | None = None) -> Quantized:
         quantize = self._soften if self.training else self._round
         if self.context is None:
-            return quantize(y, prediction.mean, prediction.scale_index)
-        return self.context.quantize(y, prediction, quantize)
+            return quantize(y, prediction.mean, prediction.scale_index, weight)
+        return self.context.quantize(y, prediction, quantize, weight)
 
-    def _soften(self, y: Tensor, mean: Tensor | None, scale_index: Tensor) -> Quantized:
+    def _soften(self, y: Tensor, mean: Tensor | None, scale_index: Tensor, weight: Tensor | None) -> Quantized:
         return self.quantizer(y, mean)
 
-    def _round(self, y: Tensor, mean: Tensor | None, scale_index: Tensor) -> Quantized:
-        symbols = self.y_model.round(y if mean is None else y - mean, scale_index)
+    def _round(self, y: Tensor, mean: Tensor | None, scale_index: Tensor, weight: Tensor | None) -> Quantized:
+        symbols = self.y_model.round(y if mean is None else y - mean, scale_index, weight)
         return Quantized(self.quantizer.dequantize(symbols, mean), symbols.int(), symbols)
 
-    def _symbols(self, y: Tensor, level: Tensor) -> tuple[Tensor, hyper.Prediction, Tensor]:
-        """What is coded for a latent: z, the prediction that a decoder makes from it, and y less its mean, both int32."""
-        z = self.z_quantizer(self.h_a(y, level).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
+    def side(self, y: Tensor, level: Tensor, weight: Tensor | None = None) -> Side:
+        told = y if weight is None else y * weight**SHRINK
+        z = self.z_quantizer(self.h_a(told, level).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
         prediction = self.h_s(z.float(), level, *y.shape[-2:])
-        return z, prediction, self._quantize(y, prediction).symbols
+        return Side(prediction.scale_index, z, prediction)
 
-    def code_latent(self, y: Tensor, level: Tensor) -> Compressed:
-        z, prediction, symbols = self._symbols(y, level)
+    def relax(self, y: Tensor, side: Side, soften: Soften) -> Relaxed:
+        assert side.prediction is not None
+
+        def quantize(latent: Tensor, mean: Tensor | None, scale_index: Tensor, weight: Tensor | None) -> Quantized:
+            proxy = soften(latent if mean is None else latent - mean)
+            return Quantized(self.quantizer.dequantize(proxy, mean), proxy.detach().round().int(), proxy)
+
+        if self.context is None:
+            quantized = quantize(y, side.prediction.mean, side.tables, None)
+        else:
+            quantized = self.context.relax(y, side.prediction, quantize)
+        return Relaxed(quantized.values, self.y_model.tables.expected_bits(quantized.proxy, side.tables).sum())
+
+    def code_latent(self, y: Tensor, level: Tensor, weight: Tensor | None = None, side: Side | None = None) -> Compressed:
+        _, z, prediction = side or self.side(y, level, weight)
+        assert z is not None and prediction is not None
+        symbols = self._quantize(y, prediction, weight).symbols
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(level)), *z.shape[-2:])
         streams = [
             rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
@@ -284,8 +352,11 @@ class Hyperprior(ImageCodec):
         for x in signals:
             for level in self.knot_levels().tolist():
                 at = self._level(level, x.device)
-                _, prediction, symbols = self._symbols(self.analyse(x, at), at)
-                flat = prediction.scale_index.long() * (2 * reach + 1) + symbols.clamp(-reach, reach).long() + reach
+                y = self.analyse(x, at)
+                side = self.side(y, at)
+                assert side.prediction is not None
+                symbols = self._quantize(y, side.prediction).symbols
+                flat = side.tables.long() * (2 * reach + 1) + symbols.clamp(-reach, reach).long() + reach
                 counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
         self.y_model.build_tables(counts)
 

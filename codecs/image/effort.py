@@ -1,0 +1,113 @@
+"""Encoder effort: the latent of one image, improved by gradient descent on the bits and the error that this image ends up with.
+
+    y ──draw between the two nearest integers──► ŷ ──g_s──► x̂
+    ▲                                            └──► bits of the tables that code it
+    └────────── gradient of R + λD ◄─────────────┘
+
+Stochastic Gumbel annealing: Yang, Bamler, Mandt 2020, https://arxiv.org/abs/2006.04240, section 3.2. Differs in that the rate is the
+expected cost of the draw in the coder's own integer tables, that side information stays as analysed, and in fewer and larger steps, after
+which the coder's own rate–distortion optimised rounding decides. Decoder and file format know nothing of any of this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from neuralcodec.codecs.base import Compressed
+from neuralcodec.codecs.image import regions
+from neuralcodec.codecs.image.hyperprior import ImageCodec, Side
+from neuralcodec.entropy.integer import bounded
+
+STEPS = (0, 25, 50, 100, 200, 400)  # of gradient descent, by effort
+MAX_EFFORT = len(STEPS) - 1
+PATH, FASTEST = 7.0, 0.1  # Adam's learning rates: quantization steps to go in all, and at most in one step
+TEMPERATURES = (0.5, 0.25)  # at the first and the last step, falling geometrically
+
+Report = Callable[[int, int, str], None]  # steps done, of how many, how good it is
+
+
+def nothing(done: int, of: int, state: str) -> None:
+    """A report to nobody."""
+
+
+def compress(codec: ImageCodec, x: Tensor, level: float, steps: int, weight: Tensor | None = None, report: Report = nothing) -> Compressed:
+    """One image (1, 3, H, W) in 0…1 to streams of bytes, never with a larger R + λD than :meth:`ImageCodec.compress` gives.
+
+    The same image gives the same bytes each time on the same machine.
+
+    Args:
+        steps: of gradient descent.
+        weight: how much errors count, (1, 1, H, W); 1 everywhere if omitted.
+        report: told after every step.
+    """
+    coarse = None if weight is None else regions.on_grid(weight, codec)
+    plain = codec.compress(x, level, coarse)
+    at = torch.full((1,), float(level), device=x.device)
+    with torch.no_grad():  # inference mode would make tensors that no gradient may touch
+        y = codec.analyse(x, at)
+        side = codec.side(y, at, coarse)
+    improved = _descend(codec, x, y, side, at, steps, weight, report)
+    with torch.inference_mode():
+        refined = codec.code_latent(improved, at, coarse, side)
+    return min(plain, refined, key=lambda coded: cost(codec, x, coded, level, weight))
+
+
+@torch.inference_mode()
+def cost(codec: ImageCodec, x: Tensor, coded: Compressed, level: float, weight: Tensor | None = None) -> float:
+    """R + λD of streams, in bits: of real bytes and 8-bit pixels."""
+    x_hat = codec.decompress(coded.streams, (x.shape[-2], x.shape[-1]), level).signal
+    squares = (torch.round(x_hat.clamp(0, 1) * 255) - x * 255).square()
+    error = float((squares if weight is None else squares * weight).sum()) / x.shape[1]
+    return 8 * sum(map(len, coded.streams)) + float(codec.lmbda(torch.tensor(level))) * error
+
+
+@torch.enable_grad()
+def _descend(
+    codec: ImageCodec, x: Tensor, y: Tensor, side: Side, level: Tensor, steps: int, weight: Tensor | None, report: Report
+) -> Tensor:
+    """A latent like ``y`` that codes to less R + λD."""
+    height, width = x.shape[-2:]
+    lmbda = float(codec.lmbda(level)) * 255**2 / x.shape[1]  # bits per squared error of a sample in 0…1
+    draw = Draw(x.device)
+    y = y.clone().requires_grad_(True)
+    rate = min(PATH / steps, FASTEST)
+    optimiser = torch.optim.Adam([y], rate)
+    for step in range(steps):
+        progress = step / max(steps - 1, 1)
+        draw.temperature = TEMPERATURES[0] * (TEMPERATURES[1] / TEMPERATURES[0]) ** progress
+        optimiser.param_groups[0]["lr"] = rate / (3 if progress > 2 / 3 else 1)  # settles in the end
+        relaxed = codec.relax(y, side, draw)
+        squares = (bounded(codec.synthesise(relaxed.values, level, height, width), 0, 1) - x).square()
+        error = (squares if weight is None else squares * weight).sum()
+        (y.grad,) = torch.autograd.grad(relaxed.bits + lmbda * error, y)  # of nothing else: weights may be shared with a trainer
+        optimiser.step()
+        psnr = -10 * math.log10(max(float(squares.detach().mean()), 1e-10))
+        report(step + 1, steps, f"{float(relaxed.bits.detach()) / (height * width):.3f} bpp, {psnr:.2f} dB")
+    return y.detach()
+
+
+class Draw:
+    """Residuals to a point between the two nearest integers, close to one of them, drawn by Gumbel's trick: differentiable.
+
+    A low ``temperature`` makes the nearer integer more certain and the point closer to an integer.
+    """
+
+    EDGE = 1e-5  # distance from an integer at which the odds stop growing
+
+    def __init__(self, device: torch.device):
+        self.temperature = TEMPERATURES[0]
+        self.random = torch.Generator(device).manual_seed(0)
+
+    def __call__(self, residual: Tensor) -> Tensor:
+        below = torch.floor(residual.detach())
+        part = (residual - below).clamp(self.EDGE, 1 - self.EDGE)
+        odds = (torch.atanh(part) - torch.atanh(1 - part)) / self.temperature  # in nats, for the integer above
+        noise = torch.rand(residual.shape, generator=self.random, device=residual.device).clamp(1e-7, 1 - 1e-7)
+        return below + torch.sigmoid((odds + torch.logit(noise)) / self.temperature)  # the difference of two Gumbels is logistic
+
+
+__all__ = ["MAX_EFFORT", "STEPS", "compress", "cost"]

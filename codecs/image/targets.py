@@ -1,0 +1,129 @@
+"""What people ask of an image file, its size or its quality, as a level of a codec."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from neuralcodec.codecs.base import Codec, CodecError
+from neuralcodec.codecs.rate import QUALITY_TOLERANCE, RATE_TOLERANCE, Found, Trial, find_level
+
+Kind = Literal["bpp", "max_bytes", "psnr", "ms_ssim"]
+
+# What one bit per pixel and unit of squared error buys, whatever the codec: λ and the rates and PSNR of image-tiny on Kodak, fitted by
+# eye to within what images differ by. Only the number of trials depends on them.
+BPP_OF_LMBDA, BPP_EXPONENT = 5.8, 0.58  # bpp = 5.8 λ^0.58
+PSNR_OF_LMBDA, PSNR_PER_NAT = 45.0, 2.75  # dB = 45 + 2.75 ln λ
+MS_SSIM_OF_LMBDA, MS_SSIM_PER_NAT = 27.0, 2.5  # dB
+
+
+class Target(NamedTuple):
+    """What a file should be.
+
+    ``bpp``: bits of the whole file per pixel. ``max_bytes``: at most so many bytes. ``psnr``: dB of RGB. ``ms_ssim``: a similarity below 1,
+    or dB from 1 up, which are -10·log10(1 - similarity).
+    """
+
+    kind: Kind
+    value: float
+
+
+class Hit(NamedTuple):
+    data: bytes  # the whole file
+    found: Found
+    miss: str | None  # one line for people, where the codec's range ends before the target
+
+
+def encode_to(
+    target: Target, codec: Codec, pixels: np.ndarray, encode: Callable[[float], bytes], decode: Callable[[bytes], np.ndarray]
+) -> Hit:
+    """The file that comes closest to a target.
+
+    Args:
+        pixels: (H, W, 3) or (H, W) uint8.
+        encode: level to the bytes of a file.
+        decode: back to pixels.
+
+    Raises:
+        CodecError: a target that makes no sense, or that the smallest file exceeds.
+    """
+    measure, aim = _measure(target, pixels, decode)
+    rate = target.kind in ("bpp", "max_bytes")
+    offset, slope = _typical(target.kind, pixels)
+    low, high = codec.lmbda_range
+    nats = math.log(high / low)  # of λ, from the lowest level to the highest
+    start = ((aim - offset) / slope - math.log(low)) / nats * (codec.levels - 1) if nats else 0.0
+
+    def attempt(level: float) -> Trial[bytes]:
+        data = encode(level)
+        return Trial(measure(data), data)
+
+    found = find_level(
+        attempt,
+        aim,
+        codec.levels,
+        start,
+        slope * max(nats, 1e-3) / max(codec.levels - 1, 1),
+        RATE_TOLERANCE if rate else QUALITY_TOLERANCE,
+        ceiling=target.kind == "max_bytes",
+    )
+    miss = _miss(target, found, pixels) if found.bound else None
+    if miss and target.kind == "max_bytes" and found.bound == "lowest":
+        raise CodecError(miss)
+    return Hit(found.payload, found, miss if target.kind != "max_bytes" else None)
+
+
+def _measure(target: Target, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray]) -> tuple[Callable[[bytes], float], float]:
+    """What to measure of a file, on a scale that grows about linearly with the level, and the target on it."""
+    kind, value = target
+    count = pixels.shape[0] * pixels.shape[1]
+    if not (math.isfinite(value) and value > 0):
+        raise CodecError(f"{_name(kind)} must be a positive number, not {value:g}")
+    if kind in ("bpp", "max_bytes"):
+        return lambda data: math.log(len(data)), math.log(value if kind == "max_bytes" else value * count / 8)
+
+    from neuralcodec.eval.metrics.image import MS_SSIM_SIDE, decibels, quality
+
+    name = "psnr_rgb" if kind == "psnr" else "ms_ssim_rgb"
+    if kind == "ms_ssim" and min(pixels.shape[:2]) <= MS_SSIM_SIDE:
+        raise CodecError(f"MS-SSIM is not defined for images whose sides are not above {MS_SSIM_SIDE} pixels")
+    original = _rgb(pixels)
+
+    def of_file(data: bytes) -> float:
+        value = quality(original, _rgb(decode(data)))[name]
+        return value if kind == "psnr" else decibels(value)
+
+    return of_file, decibels(value) if kind == "ms_ssim" and value < 1 else value
+
+
+def _typical(kind: Kind, pixels: np.ndarray) -> tuple[float, float]:
+    """Value at λ = 1, and how much it grows by per nat of λ."""
+    if kind == "psnr":
+        return PSNR_OF_LMBDA, PSNR_PER_NAT
+    if kind == "ms_ssim":
+        return MS_SSIM_OF_LMBDA, MS_SSIM_PER_NAT
+    return math.log(BPP_OF_LMBDA * pixels.shape[0] * pixels.shape[1] / 8), BPP_EXPONENT
+
+
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    return np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels
+
+
+def _miss(target: Target, found: Found, pixels: np.ndarray) -> str:
+    reached = {
+        "bpp": f"{len(found.payload) * 8 / (pixels.shape[0] * pixels.shape[1]):.4g} bpp",
+        "max_bytes": f"{len(found.payload)} bytes",
+        "psnr": f"{found.value:.2f} dB",
+        "ms_ssim": f"{1 - 10 ** (-found.value / 10):.4f} ({found.value:.2f} dB)",
+    }[target.kind]
+    return f"{_name(target.kind)} {target.value:g} is out of reach: the {found.bound} level gives {reached}"
+
+
+def _name(kind: Kind) -> str:
+    return "--" + kind.replace("_", "-")
+
+
+__all__ = ["Hit", "Target", "encode_to"]

@@ -10,6 +10,7 @@ Importing this imports no torch; the functions do on their first call.
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -39,22 +40,50 @@ def load(name: str | Path = "image-tiny") -> Codec:
     return files.load(name)
 
 
-def encode(image: np.ndarray | Tensor, quality: float = 50, model: str | Path = "image-tiny") -> bytes:
-    """Pixels to the bytes of an ``.nci`` file.
+def encode(
+    image: np.ndarray | Tensor,
+    quality: float | None = None,
+    model: str | Path = "image-tiny",
+    *,
+    bpp: float | None = None,
+    max_bytes: int | None = None,
+    psnr: float | None = None,
+    ms_ssim: float | None = None,
+    effort: int = 0,
+    roi: np.ndarray | None = None,
+) -> bytes:
+    """Pixels to the bytes of an ``.nci`` file, of a quality or, by a search over rate levels, closest to one target.
 
     Args:
         image: an array, (H, W) if greyscale, (H, W, 3) if RGB, of uint8 or uint16, or a tensor (1 or 3, H, W), floating point in 0…1 or
             uint8. A second or fourth channel is opacity, coded without loss.
-        quality: 0…100, the rate level.
+        quality: 0…100, the rate level; 50 where nothing else is asked for.
         model: name of shipped weights, or a weights file.
+        bpp: bits of the whole file per pixel.
+        max_bytes: the best file of at most so many bytes.
+        psnr: dB, of 8-bit RGB.
+        ms_ssim: below 1 a similarity, from 1 up dB.
+        effort: 0…5, time spent on a smaller file for the same decoder.
+        roi: (H, W) uint8, white where quality counts.
+
+    A target other than ``max_bytes`` that is out of the model's range gives the closest file and a warning.
 
     Raises:
-        neuralcodec.codecs.base.CodecError: an image of another kind, a quality out of range, no such model.
+        neuralcodec.codecs.base.CodecError: an image of another kind, a quality out of range, two targets, ``max_bytes`` that no file
+            meets, no such model.
     """
     from neuralcodec.codecs.image import files
+    from neuralcodec.codecs.image.targets import target_of
 
     codec = load(model)
-    return files.encode_picture(codec, files.as_picture(image), codec.level_for_quality(quality))
+    picture = files.as_picture(image)
+    target = target_of(bpp, max_bytes, psnr, ms_ssim, quality)
+    if target is None:
+        return files.encode_picture(codec, picture, codec.level_for_quality(50 if quality is None else quality), effort=effort, mask=roi)
+    hit = files.encode_to_target(codec, picture, target, effort, mask=roi)
+    if hit.miss:
+        warnings.warn(hit.miss, stacklevel=2)
+    return hit.data
 
 
 @overload

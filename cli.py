@@ -36,7 +36,16 @@ def build_parser() -> argparse.ArgumentParser:
     encode = commands.add_parser("encode", help="pictures to .nci files", description="Encode pictures to .nci files.")
     encode.add_argument("input", nargs="+", help="pictures or folders of them; - for standard input")
     _add_output(encode)
-    encode.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
+    goal = encode.add_mutually_exclusive_group()
+    goal.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
+    goal.add_argument("--bpp", type=float, help="bits of the whole file per pixel to aim at")
+    goal.add_argument("--max-bytes", type=int, metavar="N", help="the best file of at most so many bytes")
+    goal.add_argument("--psnr", type=float, metavar="DB", help="PSNR of RGB to aim at")
+    goal.add_argument("--ms-ssim", type=float, metavar="V", help="MS-SSIM to aim at: below 1 as it is, from 1 up in dB")
+    encode.add_argument(
+        "--effort", type=int, default=0, metavar="N", help="0 … 5: time spent on smaller files, about twice from one to the next"
+    )
+    encode.add_argument("--roi", metavar="MASK", help="a picture, white where quality counts")
     encode.add_argument("-m", "--model", default=DEFAULTS["image"], help="name of shipped weights (see list), or a weights file")
     encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
     encode.add_argument("--max-pixels", type=int, help="refuse pictures that have more (default: 2^27)")
@@ -105,17 +114,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_encode(options: argparse.Namespace) -> int:
     from neuralcodec.codecs.files import MAX_PIXELS, load
-    from neuralcodec.codecs.image.files import encode_picture
+    from neuralcodec.codecs.image.files import encode_picture, encode_to_target
     from neuralcodec.codecs.image.pictures import read_picture
+    from neuralcodec.codecs.image.regions import read_mask
+    from neuralcodec.codecs.image.targets import target_of
 
     _check_device(options.device)
     codec = load(options.model).to(options.device)
     level = codec.level_for_quality(options.quality)
-
+    target = target_of(options.bpp, options.max_bytes, options.psnr, options.ms_ssim)
+    mask = read_mask(options.roi) if options.roi else None
     limit = options.max_pixels or MAX_PIXELS
 
     def convert(source, name: str, report) -> bytes:
-        return encode_picture(codec, read_picture(source, name, limit), level, limit, report=report)
+        picture = read_picture(source, name, limit)
+        height, width = picture.pixels.shape[:2]
+        if mask is not None and mask.shape != (height, width):
+            print(f"neuralcodec encode: {options.roi} is scaled from {mask.shape[1]}×{mask.shape[0]} to {width}×{height}", file=sys.stderr)
+        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort, "mask": mask}
+        if target is None:
+            return encode_picture(codec, picture, level, **choices)
+        hit = encode_to_target(codec, picture, target, **choices)
+        if hit.miss:
+            print(f"neuralcodec encode: {name}: {hit.miss}", file=sys.stderr)
+        return hit.data
 
     return _convert_all(options, PICTURE_SUFFIXES, container.SUFFIXES["image"], convert)
 
@@ -199,10 +221,10 @@ def _is_folder(options: argparse.Namespace) -> bool:
 def _progress(total: int):
     """A progress bar on stderr for several files, or a large one; nothing for a small one.
 
-    What it yields is told how many files are done, and how many pieces of the next one, of how many.
+    What it yields is told how many files are done, and how many pieces of the next one, of how many, and how good it is.
     """
     if not sys.stderr.isatty():
-        yield lambda files, done=0, of=1: None
+        yield lambda files, done=0, of=1, state="": None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -210,10 +232,10 @@ def _progress(total: int):
     bar = Progress(console=Console(stderr=True))
     task = bar.add_task("", total=total)
 
-    def report(files: int, done: int = 0, of: int = 1) -> None:
+    def report(files: int, done: int = 0, of: int = 1, state: str = "") -> None:
         if total > 1 or of > 1:
             bar.start()
-        bar.update(task, completed=files + done / of)
+        bar.update(task, completed=files + done / of, description=state and f"{done}/{of}: {state}")
 
     try:
         yield report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from neuralcodec.codecs import PEERS, WEIGHTS
-from neuralcodec.codecs.base import Codec, CodecError, Decompressed, load_weights
+from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, load_weights
 from neuralcodec.entropy import container
 from neuralcodec.entropy.rans import CorruptStream
 
@@ -30,7 +30,12 @@ class Coded(NamedTuple):
 
 
 def encode_signal(
-    codec: Codec, x: Tensor, level: float, size: Sequence[int] | None = None, extras: Mapping[str, bytes] | None = None
+    codec: Codec,
+    x: Tensor,
+    level: float,
+    size: Sequence[int] | None = None,
+    extras: Mapping[str, bytes] | None = None,
+    compress: Callable[[Tensor, float], Compressed] | None = None,
 ) -> Coded:
     """A signal (1, C, …) to the bytes of a file.
 
@@ -38,9 +43,10 @@ def encode_signal(
         level: rounded to the nearest that a file can name.
         size: of the original signal, as ``container.SIZES`` names it and the header keeps it; by default that of ``x``.
         extras: what else the file is to say, by the names of ``container.EXTRAS``.
+        compress: another way to the codec's streams than :meth:`~neuralcodec.codecs.base.Codec.compress`.
     """
     level = codec.nearest_level(level)
-    compressed = codec.compress(x, level)
+    compressed = (compress or codec.compress)(x, level)
     if size is None:
         size = (x.shape[-1], codec.sampling_rate, x.shape[1]) if codec.modality == "audio" else (*x.shape[-2:], x.shape[1])
     data = container.write(codec.modality, codec.fingerprint or UNSAVED, level, size, compressed.streams, extras or {})
@@ -125,15 +131,15 @@ def load(name: str | Path) -> Codec:
     raise CodecError(f"there is no model {str(name)!r}: neither a weights file nor one of {', '.join(WEIGHTS) or 'no shipped weights'}")
 
 
-def codec_for(content: container.Content, candidates: Sequence[str | Path] = ()) -> Codec:
+def codec_for(content: container.Content, candidates: Sequence[str | Path | Codec] = ()) -> Codec:
     """The codec whose fingerprint a file carries, among ``candidates`` if given, else among the shipped weights.
 
     Raises:
         CodecError: none of them.
     """
     for name in candidates or WEIGHTS:
-        codec = load(name)
-        if codec.fingerprint == content.fingerprint:
+        codec = name if isinstance(name, Codec) else load(name)
+        if (codec.fingerprint or UNSAVED) == content.fingerprint:
             return codec
     where = ", ".join(map(str, candidates)) if candidates else "the shipped models"
     written_by = content.fingerprint.hex()

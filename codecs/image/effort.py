@@ -12,7 +12,6 @@ which the coder's own rate–distortion optimised rounding decides. Decoder and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,18 +19,13 @@ from torch import Tensor
 from neuralcodec.codecs.base import Compressed
 from neuralcodec.codecs.image import regions
 from neuralcodec.codecs.image.hyperprior import ImageCodec, Side
+from neuralcodec.codecs.image.tiles import Report, nothing
 from neuralcodec.entropy.integer import bounded
 
 STEPS = (0, 25, 50, 100, 200, 400)  # of gradient descent, by effort
 MAX_EFFORT = len(STEPS) - 1
 PATH, FASTEST = 7.0, 0.1  # Adam's learning rates: quantization steps to go in all, and at most in one step
 TEMPERATURES = (0.5, 0.25)  # at the first and the last step, falling geometrically
-
-Report = Callable[[int, int, str], None]  # steps done, of how many, how good it is
-
-
-def nothing(done: int, of: int, state: str) -> None:
-    """A report to nobody."""
 
 
 def compress(codec: ImageCodec, x: Tensor, level: float, steps: int, weight: Tensor | None = None, report: Report = nothing) -> Compressed:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,40 +14,17 @@ from torch import Tensor
 
 from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.files import MAX_PIXELS, MAX_WHOLE_PIXELS, UNSAVED, check_content, codec_for, decode_signal, encode_signal
-from neuralcodec.codecs.image import alpha, tiles
+from neuralcodec.codecs.image import alpha, regions, tiles
+from neuralcodec.codecs.image.effort import STEPS
+from neuralcodec.codecs.image.effort import compress as refine
 from neuralcodec.codecs.image.pictures import Picture
+from neuralcodec.codecs.image.targets import Hit, Target, checked, search
 from neuralcodec.codecs.image.tiles import Box, Grid, Report
 from neuralcodec.entropy import container
+from neuralcodec.entropy.container import ImageHeader
 from neuralcodec.entropy.rans import CorruptStream
 
 PEAKS: dict[Any, int] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
-MAX_PROFILE = 2**24  # bytes
-
-
-class Kind(NamedTuple):
-    """What a file says of its picture, before anything of it is decoded."""
-
-    height: int
-    width: int
-    channels: int  # of colour: 1 or 3
-    alpha: bool
-    sample_bits: int  # 8 or 16
-    icc_profile: bytes | None
-
-
-def describe(content: container.Content) -> Kind:
-    """
-    Raises:
-        ContainerError: the file holds no picture, or the header makes no sense.
-    """
-    if content.modality != "image":
-        raise container.ContainerError(f"the file holds {content.modality}, not a picture")
-    height, width, channels = content.size
-    bits = content.extras.get("sample_bits", b"\x08")
-    if not height or not width or channels not in (1, 3) or bits not in (b"\x08", b"\x10"):
-        raise container.ContainerError("the file's header makes no sense")
-    profile = _inflated(content.extras["icc_profile"]) if "icc_profile" in content.extras else None
-    return Kind(height, width, channels, "alpha" in content.extras, bits[0], profile)
 
 
 def as_picture(image: np.ndarray | Tensor) -> Picture:
@@ -82,6 +60,8 @@ def encode_picture(
     whole: int = tiles.WHOLE,
     workers: int | None = None,
     report: Report = tiles.nothing,
+    effort: int = 0,
+    mask: np.ndarray | None = None,
 ) -> bytes:
     """A picture to the bytes of a file.
 
@@ -89,10 +69,12 @@ def encode_picture(
         level: rounded to the nearest that a file can name.
         tile: side of the tiles, in pixels, of pictures larger than ``whole`` pixels.
         workers: threads for tiles, on which the bytes do not depend; by default as many as torch would use.
-        report: is told how many tiles are done, of how many.
+        report: is told how many tiles, or steps of ``effort``, are done, of how many.
+        effort: 0…5, time that goes into the latent; see :mod:`~neuralcodec.codecs.image.effort`.
+        mask: (H, W) uint8, white where quality counts; scaled to the picture. See :mod:`~neuralcodec.codecs.image.regions`.
 
     Raises:
-        CodecError: more pixels than allowed, or than the codec can code without tiles.
+        CodecError: more pixels than allowed, or than the codec can code without tiles; effort or a mask for a codec that knows none.
     """
     height, width = picture.pixels.shape[:2]
     if height * width > max_pixels:
@@ -106,35 +88,78 @@ def encode_picture(
     if peak == 65535:
         extras["sample_bits"] = b"\x10"
     if picture.icc_profile:
-        if len(picture.icc_profile) > MAX_PROFILE:
-            raise CodecError(f"the image has an ICC profile of {len(picture.icc_profile)} bytes, more than {MAX_PROFILE}")
+        if len(picture.icc_profile) > container.MAX_PROFILE:
+            raise CodecError(f"the image has an ICC profile of {len(picture.icc_profile)} bytes, more than {container.MAX_PROFILE}")
         extras["icc_profile"] = zlib.compress(picture.icc_profile, 9)
-    device = next(codec.parameters()).device
+    device = _device(codec)
 
     def take(box: Box) -> Tensor:
         x = torch.from_numpy(colour[box.slices].astype(np.float32)).to(device) / peak
         return x.expand(3, *x.shape)[None] if x.ndim == 2 else x.permute(2, 0, 1)[None]
+
+    if (effort or mask is not None) and not isinstance(codec, tiles.ImageCodec):
+        raise CodecError(f"{codec.name or 'this codec'} has no latent that effort or a region of interest could change")
+    if not 0 <= effort < len(STEPS):
+        raise CodecError(f"effort must lie between 0 and {len(STEPS) - 1}, not {effort}")
+    importance = None if mask is None else regions.fitted(mask, height, width)
+
+    def weigh(box: Box) -> Tensor:
+        assert importance is not None
+        return regions.weights(importance[box.slices]).to(device)
 
     grid = Grid(height, width, tile)
     size = (height, width, picture.channels)
     if height * width <= whole or not isinstance(codec, tiles.ImageCodec):
         if height * width > MAX_WHOLE_PIXELS:
             raise CodecError(f"{codec.name or 'this codec'} knows no tiles, and the image has more than {MAX_WHOLE_PIXELS} pixels")
-        return encode_signal(codec, take(Box(0, 0, height, width)), level, size, extras).data
+        everything = Box(0, 0, height, width)
+        compress: Any = codec.compress
+        if isinstance(codec, tiles.ImageCodec) and (effort or importance is not None):
+            compress = partial(refine, codec, steps=STEPS[effort], weight=None if importance is None else weigh(everything), report=report)
+        return encode_signal(codec, take(everything), level, size, extras, compress).data
+    if effort:
+        raise CodecError(f"effort is for pictures that are coded whole, of up to {whole} pixels, not for {width}×{height}")
     if not tiles.fits(codec, tile):
         raise CodecError(
             f"tiles of {codec.name or 'this codec'} have sides of multiples of {codec.multiple} up to {tiles.MAX_SIDE}, not {tile}"
         )
     level = codec.nearest_level(level)
-    streams = tiles.encode(codec, take, level, grid, workers, report)
+    streams = tiles.encode(codec, take, level, grid, workers, report, None if importance is None else weigh)
     extras["tiles"] = container.varint(tile)
     return container.write("image", codec.fingerprint or UNSAVED, level, size, streams, extras)
 
 
+def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int = 0, **choices: Any) -> Hit:
+    """The file of a picture that comes closest to a target; with effort, after a search without it has found where to start.
+
+    Args:
+        effort, choices: as in :func:`encode_picture`.
+
+    Raises:
+        CodecError: as there, and a target that makes no sense, or that the smallest file exceeds.
+    """
+    peak = PEAKS[picture.pixels.dtype]
+    colour = _colour(picture.pixels)
+    if picture.alpha is not None:  # colour that nobody sees does not count
+        colour = alpha.smooth_hidden(colour, picture.alpha)
+    found = None
+    for amount in sorted({0, effort}):
+        found = search(
+            target,
+            codec,
+            _eight_bit(colour, peak),
+            lambda level: encode_picture(codec, picture, level, effort=amount, **choices),  # noqa: B023 (used at once)
+            lambda data: _eight_bit(_colour(decode_picture(data, [codec], _device(codec), 2**62, dtype=np.float32).pixels), 1),
+            None if found is None else found.level,
+        )
+    assert found is not None
+    return checked(target, found, colour.shape[0] * colour.shape[1])
+
+
 def decode_picture(
     data: bytes | container.Content,
-    candidates: Sequence[str | Path] = (),
-    device: str = "cpu",
+    candidates: Sequence[str | Path | Codec] = (),
+    device: str | torch.device = "cpu",
     max_pixels: int | None = None,
     workers: int | None = None,
     report: Report = tiles.nothing,
@@ -143,7 +168,7 @@ def decode_picture(
     """The bytes of a file to a picture.
 
     Args:
-        candidates: names or files of weights to try; the shipped ones if empty.
+        candidates: names or files of weights to try, or codecs; the shipped weights if empty.
         max_pixels: that a file may ask for; by default 2^27 in tiles and 2^26 otherwise.
         workers, report: as in :func:`encode_picture`.
         dtype: of the pixels, ``np.float32`` for 0…1 without rounding; by default uint8, or uint16 if the picture had 16 bits.
@@ -153,32 +178,32 @@ def decode_picture(
     """
     try:
         content = data if isinstance(data, container.Content) else container.read(data)
-        kind = describe(content)
+        header = container.image_header(content)
         codec = codec_for(content, candidates).to(device)
-        grid = _grid(codec, content, kind)
+        grid = _grid(codec, content, header)
         limit = max_pixels if max_pixels is not None else MAX_PIXELS if grid else MAX_WHOLE_PIXELS
         check_content(codec, content, limit, grid.count if grid else 1)
-        stored = np.uint16 if kind.sample_bits == 16 else np.uint8
+        stored = np.uint16 if header.sample_bits == 16 else np.uint8
         dtype = dtype or stored
         peak = PEAKS[np.dtype(dtype)]
-        opacity = alpha.decode(content.extras["alpha"], kind.height, kind.width, stored) if kind.alpha else None
-        pixels = np.empty((kind.height, kind.width, kind.channels + kind.alpha), dtype)
+        opacity = alpha.decode(content.extras["alpha"], header.height, header.width, stored) if header.alpha else None
+        pixels = np.empty((header.height, header.width, header.channels + header.alpha), dtype)
 
         def put(box: Box, x: Tensor) -> None:
-            values = x[0].clamp(0, 1) if kind.channels == 3 else x[0].clamp(0, 1).mean(0, keepdim=True)
+            values = x[0].clamp(0, 1) if header.channels == 3 else x[0].clamp(0, 1).mean(0, keepdim=True)
             values = values.permute(1, 2, 0).cpu() * peak
-            pixels[(*box.slices, slice(kind.channels))] = (values if peak == 1 else values.round()).numpy().astype(dtype)
+            pixels[(*box.slices, slice(header.channels))] = (values if peak == 1 else values.round()).numpy().astype(dtype)
 
         if grid:
             assert isinstance(codec, tiles.ImageCodec)
             tiles.decode(codec, content.streams, content.level, grid, put, workers, report)
         else:
-            put(Box(0, 0, kind.height, kind.width), decode_signal(codec, content, limit).signal)
+            put(Box(0, 0, header.height, header.width), decode_signal(codec, content, limit).signal)
     except (container.ContainerError, CorruptStream) as error:
         raise CodecError(str(error)) from None
     if opacity is not None:
         pixels[..., -1] = opacity if peak > 1 else opacity / np.float32(np.iinfo(stored).max)
-    return Picture(pixels[..., 0] if pixels.shape[2] == 1 else pixels, kind.icc_profile)
+    return Picture(pixels[..., 0] if pixels.shape[2] == 1 else pixels, header.icc_profile)
 
 
 def decode_tensor(data: bytes, candidates: Sequence[str | Path] = ()) -> Tensor:
@@ -198,7 +223,17 @@ def _colour(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
 
 
-def _grid(codec: Codec, content: container.Content, kind: Kind) -> Grid | None:
+def _eight_bit(colour: np.ndarray, peak: int) -> np.ndarray:
+    """(H, W, 3) uint8 of colour that has one or three channels and another peak."""
+    pixels = colour if peak == 255 else np.round(colour * (255 / peak)).astype(np.uint8)
+    return np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels
+
+
+def _device(codec: Codec) -> torch.device:
+    return next(codec.parameters()).device
+
+
+def _grid(codec: Codec, content: container.Content, header: ImageHeader) -> Grid | None:
     """The tiles of a file, or none.
 
     Raises:
@@ -209,16 +244,4 @@ def _grid(codec: Codec, content: container.Content, kind: Kind) -> Grid | None:
     side, end = container.read_varint(content.extras["tiles"], 0)
     if end != len(content.extras["tiles"]) or not tiles.fits(codec, side):
         raise container.ContainerError("the file's tiles make no sense")
-    return Grid(kind.height, kind.width, side)
-
-
-def _inflated(data: bytes) -> bytes:
-    """A profile, its size bounded."""
-    inflate = zlib.decompressobj()
-    try:
-        profile = inflate.decompress(data, MAX_PROFILE)
-    except zlib.error:
-        raise container.ContainerError("the file's ICC profile is damaged") from None
-    if not inflate.eof or inflate.unused_data:
-        raise container.ContainerError("the file's ICC profile is damaged or too large")
-    return profile
+    return Grid(header.height, header.width, side)

@@ -27,7 +27,6 @@ from neuralcodec.entropy import models, rans
 from neuralcodec.entropy.integer import bounded
 from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
 
-
 # Where errors weigh less, more rounds to zero: side information speaks of y · weight^SHRINK. With a weight of 1/16 around a quarter of a
 # picture, an exponent of 1/4 saves 14 % of the bytes over none, and costs 1.7 dB there; 1/2 saves 5 % more for another 1.6 dB.
 SHRINK = 0.25

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from neuralcodec.codecs.image import regions
 from neuralcodec.codecs.image.hyperprior import ImageCodec
 from neuralcodec.codecs.image.transforms import STRIDE
 
@@ -71,10 +72,16 @@ class Grid:
 
 Take = Callable[[Box], Tensor]  # (1, 3, height, width) in 0…1 of a box of the original
 Put = Callable[[Box, Tensor], None]  # for a box of the decoded picture
-Report = Callable[[int, int], None]  # squares done, of how many
+Weigh = Callable[[Box], Tensor]  # (1, 1, height, width) how much errors count in a box of the original
 
 
-def nothing(done: int, of: int) -> None:
+class Report(Protocol):
+    """Is told how many pieces of work are done, of how many, and in words how good the result is so far."""
+
+    def __call__(self, done: int, of: int, state: str = "", /) -> None: ...
+
+
+def nothing(done: int, of: int, state: str = "", /) -> None:
     """A report to nobody."""
 
 
@@ -83,16 +90,25 @@ def fits(codec: nn.Module, side: int) -> bool:
     return isinstance(codec, ImageCodec) and 0 < side <= MAX_SIDE and side % codec.multiple == 0
 
 
-def encode(codec: ImageCodec, take: Take, level: float, grid: Grid, workers: int | None = None, report: Report = nothing) -> list[bytes]:
+def encode(
+    codec: ImageCodec,
+    take: Take,
+    level: float,
+    grid: Grid,
+    workers: int | None = None,
+    report: Report = nothing,
+    weigh: Weigh | None = None,
+) -> list[bytes]:
     """The streams of all squares, square after square, row by row.
 
     Args:
         workers: threads; by default as many as torch would use.
+        weigh: how much errors count; 1 everywhere if omitted.
     """
     squares = [(row, column) for row in range(grid.rows) for column in range(grid.columns)]
     streams: list[bytes] = []
     with _pool(codec, workers) as pool:
-        for done, square in enumerate(pool.map(partial(_encode_square, codec, take, level, grid), squares), 1):
+        for done, square in enumerate(pool.map(partial(_encode_square, codec, take, level, grid, weigh=weigh), squares), 1):
             streams += square
             report(done, len(squares))
     return streams
@@ -128,15 +144,18 @@ def decode(
 
 
 @torch.inference_mode()
-def _encode_square(codec: ImageCodec, take: Take, level: float, grid: Grid, place: tuple[int, int]) -> list[bytes]:
+def _encode_square(
+    codec: ImageCodec, take: Take, level: float, grid: Grid, place: tuple[int, int], weigh: Weigh | None = None
+) -> list[bytes]:
     box = grid.box(*place, around=_around(codec.g_a, codec.multiple))
     x = take(box)
     at = torch.full((1,), float(level), device=x.device)
     y = codec.analyse(x, at)
     rows, columns = _latent_box(codec, grid, *place).slices
     top, left = box.top // STRIDE, box.left // STRIDE
-    cut = y[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    return codec.code_latent(cut.contiguous(), at).streams
+    inside = (..., slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+    weight = None if weigh is None else regions.on_grid(weigh(box), codec)[inside].contiguous()
+    return codec.code_latent(y[inside].contiguous(), at, weight).streams
 
 
 @torch.inference_mode()

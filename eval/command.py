@@ -213,9 +213,9 @@ def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
     """In the order asked for, ``classical`` expanded to those of the modality, those whose libraries are missing named and left out."""
     from neuralcodec.codecs.base import CodecError
     from neuralcodec.eval.candidates import candidate
-    from neuralcodec.eval.classical import CLASSICAL
+    from neuralcodec.eval.classical import NAMES
 
-    classical = [name for name, codec in CLASSICAL.items() if codec.modality == modality]
+    classical = NAMES[modality]
     expanded = [each for name in wanted for each in (classical if name == "classical" else [name])]
     codecs = []
     for name in dict.fromkeys(expanded):

@@ -390,3 +390,16 @@ def test_compare_refuses_what_it_cannot_compare(two_results, arguments, words, c
     assert evaluate("compare", *arguments) == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_classical_codecs_are_listed_where_they_are_and_bring_no_more_than_they_need():
+    from neuralcodec.eval import classical
+    from neuralcodec.eval.classical import NAMES, audio, image, video
+
+    modules = {"image": image, "audio": audio, "video": video}
+    assert {name: tuple(codec.name for codec in module.CODECS) for name, module in modules.items()} == NAMES
+    assert all(codec.modality == modality for modality, module in modules.items() for codec in module.CODECS)
+    every = classical.CLASSICAL
+    assert list(every) == [name for names in NAMES.values() for name in names] and every["opus"] is audio.CODECS[0]
+    code = "import sys; from neuralcodec.eval.candidates import candidate; candidate('jpeg'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,6 +24,7 @@ SIZES: dict[str, tuple[str, ...]] = {  # varints that describe the signal, by mo
     "audio": ("samples", "sampling_rate", "channels"),
 }
 MAX_STREAMS = 64  # of version 1; those of version 2 are as many as the file has bytes to say how long they are
+MAX_PROFILE = 2**24  # bytes of an ICC profile
 
 
 class Extra(NamedTuple):
@@ -81,6 +82,17 @@ class Content(NamedTuple):
     header_bytes: int  # header, extras and checksum: what the file costs beyond its streams
     extras: Mapping[str, bytes] = MappingProxyType({})  # by the names of EXTRAS
     version: int = 1
+
+
+class ImageHeader(NamedTuple):
+    """What a file says of its picture, before anything of it is decoded."""
+
+    height: int
+    width: int
+    channels: int  # of colour: 1 or 3
+    alpha: bool
+    sample_bits: int  # 8 or 16
+    icc_profile: bytes | None
 
 
 def write(
@@ -148,6 +160,21 @@ def read(data: bytes) -> Content:
     return Content(modality, values["fingerprint"], level, size, streams, header_bytes, extras, values["version"])
 
 
+def image_header(content: Content) -> ImageHeader:
+    """
+    Raises:
+        ContainerError: the file holds no picture, or what it says of it makes no sense.
+    """
+    if content.modality != "image":
+        raise ContainerError(f"the file holds {content.modality}, not a picture")
+    height, width, channels = content.size
+    bits = content.extras.get("sample_bits", b"\x08")
+    if not height or not width or channels not in (1, 3) or bits not in (b"\x08", b"\x10"):
+        raise ContainerError("the file's header makes no sense")
+    profile = _inflated(content.extras["icc_profile"]) if "icc_profile" in content.extras else None
+    return ImageHeader(height, width, channels, "alpha" in content.extras, bits[0], profile)
+
+
 def document() -> tuple[str, str]:
     """The tables of docs/bitstream.md: fields, and extras."""
     fields = ["| field | type | since version | meaning |", "|---|---|---|---|"]
@@ -155,6 +182,18 @@ def document() -> tuple[str, str]:
     extras = ["| id | extra | what it holds |", "|---|---|---|"]
     extras += [f"| {extra.number} | {extra.name} | {extra.meaning} |" for extra in EXTRAS]
     return "\n".join(fields), "\n".join(extras)
+
+
+def _inflated(data: bytes) -> bytes:
+    """A profile, its size bounded."""
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(data, MAX_PROFILE)
+    except zlib.error:
+        raise ContainerError("the file's ICC profile is damaged") from None
+    if not inflate.eof or inflate.unused_data:
+        raise ContainerError("the file's ICC profile is damaged or too large")
+    return profile
 
 
 def _extras(lengths: Sequence[tuple[int, int]], body: bytes, position: int) -> tuple[dict[str, bytes], int]:

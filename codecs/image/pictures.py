@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import putchunk
 
 from neuralcodec.codecs.base import CodecError, first_line
@@ -190,7 +190,7 @@ def _read_deep(image: Image.Image, file: Any) -> Picture:
     return Picture(_oriented(pixels.astype(np.uint16), orientation), profile)
 
 
-def _loses_depth(image: Image.Image, file: Any) -> bool:
+def _loses_depth(image: ImageFile.ImageFile, file: Any) -> bool:
     """Whether Pillow would reduce the samples of a file to 8 bits as it loads them."""
     if image.mode not in EIGHT_BIT_MODES:
         return False
@@ -230,7 +230,7 @@ def _deep_png(picture: Picture) -> bytes:
     frame = av.VideoFrame(width, height, DEEP_PNG[channels])
     rows = np.zeros((height, frame.planes[0].line_size), np.uint8)
     rows[:, : 2 * width * channels] = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
-    frame.planes[0].update(rows)
+    frame.planes[0].update(rows)  # type: ignore[arg-type]  # any buffer will do
     frame.pts = 0
     encoder: Any = av.CodecContext.create("png", "w")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, DEEP_PNG[channels], Fraction(1)

@@ -70,7 +70,10 @@ class RayExecutor(Executor):
             import ray
         except ImportError:
             raise CodecError("--ray needs the package ray (pip install 'neuralcodec[cluster]')") from None
-        options: dict[str, Any] = {"include_dashboard": False} if address == OWN_CLUSTER else {}
+        options: dict[str, Any] = {}
+        if address == OWN_CLUSTER:
+            options["include_dashboard"] = False
+            os.environ.setdefault("RAY_worker_niceness", "0")  # else 15, and times would be those of an idle priority
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # Ray raises that itself, when a cluster does not start in time

@@ -28,7 +28,7 @@ def excerpt(sound: Sound) -> Sound:
 
 
 def embedded(sound: Sound, original: Sound) -> dict:
-    """The sound as a FLAC file of 16 bits, a picture of its mel spectrogram, and where in the picture, from 0 below to 1, frequencies are."""
+    """The sound as a FLAC file of 16 bits, its mel spectrogram, and where in that picture, from 0 below to 1, frequencies are."""
     import soundfile
 
     shown, reference = (Sound(each.samples[:, : round(SHOWN * each.rate)], each.rate) for each in (sound, original))

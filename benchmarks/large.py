@@ -1,27 +1,62 @@
-"""Seconds and peak memory of coding a picture of 12.6 megapixels with the default model. Run: ``python benchmarks/large.py``."""
+"""Seconds and peak memory of coding large pictures with the default model, as the program does it, from PNG to PNG.
+
+Run: ``python benchmarks/large.py [MEGAPIXELS …]``; by default 12 and 100. Each line is a process of its own: its start counts.
+"""
 
 from __future__ import annotations
 
-import resource
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from skimage import data as photographs
 
-import neuralcodec
+
+def mosaic(megapixels: float) -> np.ndarray:
+    """Two photographs, side by side and again and again: (side, side, 3) with so many pixels."""
+    pair = np.concatenate((photographs.astronaut()[:400], photographs.coffee()), 1)
+    side = round((megapixels * 1e6) ** 0.5)
+    return np.tile(pair, (-(-side // pair.shape[0]), -(-side // pair.shape[1]), 1))[:side, :side]
+
+
+def measured(*command: str) -> tuple[float, float]:
+    """Seconds and peak gigabytes of a process.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 1e6
 
 
 def main() -> None:
-    pixels = np.tile(photographs.astronaut(), (6, 8, 1))
-    start = time.perf_counter()
-    coded = neuralcodec.encode(pixels)
-    encoded = time.perf_counter()
-    neuralcodec.decode(coded)
-    decoded = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{pixels.shape[1]}×{pixels.shape[0]}; loading the model counts as encoding")
-    print(f"encode {encoded - start:.1f} s, decode {decoded - encoded:.1f} s, peak {peak:.2f} GB")
+    program = str(Path(sys.executable).with_name("neuralcodec"))
+    for megapixels in map(float, sys.argv[1:] or ("12", "100")):
+        with tempfile.TemporaryDirectory() as folder:
+            original, coded, decoded = (str(Path(folder) / name) for name in ("original.png", "coded.nci", "decoded.png"))
+            pixels = mosaic(megapixels)
+            Image.fromarray(pixels).save(original, compress_level=1)
+            print(f"{pixels.shape[1]}×{pixels.shape[0]}, {pixels.size / 3e6:.1f} megapixels")
+            encode = measured(program, "encode", original, "-o", coded)
+            bpp = os.path.getsize(coded) * 8 / (pixels.size / 3)
+            print(f"  encode {encode[0]:6.1f} s  peak {encode[1]:.2f} GB  {bpp:.3f} bpp")
+            decode = measured(program, "decode", coded, "-o", decoded)
+            with Image.open(decoded) as image:
+                rows = np.asarray(image.crop((0, 0, image.width, 2048))).astype(np.float32)
+            psnr = 10 * np.log10(255**2 / np.square(rows - pixels[:2048]).mean())
+            print(f"  decode {decode[0]:6.1f} s  peak {decode[1]:.2f} GB  PSNR {psnr:.2f} dB of the upper rows")
 
 
 if __name__ == "__main__":
+    Image.MAX_IMAGE_PIXELS = None
     main()

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(arguments[1:] if name else arguments)
     try:
         return act(args)
+    except BrokenPipeError:  # not of the evaluation: who read its output has read enough
+        raise
     except (CodecError, ResultsError, OSError) as error:
         print(f"neuralcodec eval: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

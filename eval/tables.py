@@ -28,7 +28,7 @@ class Grid(NamedTuple):
 
 def grids(results: Results, anchor: Curve) -> list[Grid]:
     """Every point of the measured curves, BD-rates against the anchor, and, if it was measured, what coding costs."""
-    return [points(results), rates(results, anchor), *costs(results)]
+    return [points(results), *rates(results, anchor), *costs(results)]
 
 
 def points(results: Results) -> Grid:
@@ -51,7 +51,7 @@ def points(results: Results) -> Grid:
     return Grid(f"{dataset.name}, {len(dataset.items)} items, means; {unit} of whole files", head, rows)
 
 
-def rates(results: Results, anchor: Curve) -> Grid:
+def rates(results: Results, anchor: Curve) -> list[Grid]:
     shown = [metric for metric in results.titles if any(comparison.metric == metric for comparison in results.comparisons)]
     found = {(each.curve, each.curve_kind, each.metric): each for each in results.comparisons}
     rows, notes = [], []
@@ -65,7 +65,7 @@ def rates(results: Results, anchor: Curve) -> Grid:
             else:
                 notes += [f"{curve.label}, {results.titles[metric]}: {note}" for metric, note in of_metric.items()]
     title = f"BD-rate against {anchor.label} (negative: fewer bits at equal quality), and the range of quality"
-    return Grid(title, ["codec", *(results.titles[metric] for metric in shown)], rows, notes=notes)
+    return [Grid(title, ["codec", *(results.titles[metric] for metric in shown)], rows, notes=notes)] if rows else []
 
 
 def costs(results: Results) -> list[Grid]:

@@ -46,6 +46,11 @@ def _spec(codec: str, transforms: str, **arguments) -> dict:
     }
 
 
+def _swin(name: str) -> dict:
+    arguments = {"latent": GDN["latent"], "widths": [16] * 4, "depths": [1, 1, 2, 1], "window": 4}
+    return {"class_path": f"neuralcodec.codecs.image.swin.Swin{name}", "init_args": arguments}
+
+
 def _context(name: str, **arguments) -> dict:
     sizes = LAPPED if name not in ("UnevenGroups", "Raster") else GDN
     arguments = {"latent": sizes["latent"], "features": 2 * HYPER["patterns"], **arguments}
@@ -65,6 +70,8 @@ SPECS = {
     "channel-slices": _spec("Hyperprior", "Lapped", **HYPER, context=_context("ChannelSlices", slices=3, width=8)),
     "uneven-groups": _spec("Hyperprior", "GDN", **HYPER, context=_context("UnevenGroups", width=8, first=[1, 2, 3])),
     "autoregressive": _spec("Hyperprior", "GDN", **HYPER, context=_context("Raster", width=8)),
+    "shallow": _spec("Hyperprior", "GDN", **HYPER, synthesis=_part("ShallowSynthesis", {"latent": 16, "hidden": 6})),
+    "swin": _spec("Hyperprior", "GDN", **HYPER, analysis=_swin("Analysis"), synthesis=_swin("Synthesis")),
     "one-level": _spec("Hyperprior", "GDN", **HYPER, levels=1, lmbda=[0.013, 0.013]),
 }
 

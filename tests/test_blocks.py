@@ -145,3 +145,10 @@ def test_divisive_normalisation_agrees_with_compressai():
         ours, theirs = GDN(5, inverse), layers.GDN(5, inverse)
         x = torch.randn(1, 5, 8, 8)
         assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
+def test_the_linear_transform_keeps_its_precision_under_autocast():
+    transform, x = LinearLapped(24, 3), torch.rand(1, 3, 64, 128)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = transform(x)
+    assert torch.equal(half, transform(x))

@@ -51,7 +51,7 @@ class SwinAnalysis(nn.Module):
     def __init__(self, latent: int, widths: Sequence[int], depths: Sequence[int], window: int = 8):
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs, depth in zip((3, *widths), widths, depths, strict=True):
+        for inputs, outputs, depth in zip((3, *widths[:-1]), widths, depths, strict=True):
             layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * inputs, outputs, 1), SwinStage(outputs, depth, window)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], latent, 1))
         _check_stride(widths)

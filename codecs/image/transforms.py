@@ -45,7 +45,11 @@ class LinearLapped(nn.Module):
             nn.init.orthogonal_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) ⇄ (B, latent, H/16, W/16), sides multiples of 64."""
+        """(B, 3, H, W) ⇄ (B, latent, H/16, W/16), sides multiples of 64. Never in half precision, which would show in the picture."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._transform(x)
+
+    def _transform(self, x: Tensor) -> Tensor:
         if self.inverse:
             coarse = F.pixel_shuffle(self.across(F.pixel_unshuffle(x[:, : self.coarse], PATCH)), PATCH)
             y = torch.cat((self.coarse_filter.inverse(coarse), x[:, self.coarse :]), 1)

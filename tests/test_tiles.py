@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from neuralcodec import cli
 from neuralcodec.codecs.base import CodecError
 from neuralcodec.codecs.image import tiles
 from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_picture
@@ -95,6 +98,19 @@ def test_progress_is_told_tile_by_tile(small, weights, pixels):
     data = encode_picture(small("mean-scale"), as_picture(pixels), LEVEL, tile=64, whole=1, report=lambda *done: told.append(done))
     decode_picture(data, [weights("mean-scale")], report=lambda *done: told.append(done))
     assert told == [(done, 12) for done in range(1, 13)] * 2
+
+
+def test_a_large_picture_has_a_progress_bar_and_a_small_one_none(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with cli._progress(1) as report:
+        report(0, 1, 1)
+        report(1)
+    assert capsys.readouterr().err == ""
+    with cli._progress(1) as report:
+        report(0, 1, 4)
+        report(0, 4, 4)
+    assert "100%" in capsys.readouterr().err
 
 
 def test_decoding_keeps_few_rows_of_tiles(small, picture, monkeypatch):

@@ -202,7 +202,8 @@ def _loses_depth(image: ImageFile.ImageFile, file: Any) -> bool:
         file.seek(0)
         try:
             with av.open(file) as opened:
-                return max(component.bits for component in opened.streams.video[0].format.components) > 8
+                kind = opened.streams.video[0].format
+                return kind is not None and max(component.bits for component in kind.components) > 8
         except (av.error.FFmpegError, IndexError):
             return False
         finally:

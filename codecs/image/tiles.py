@@ -151,7 +151,7 @@ def _encode_square(
     x = take(box)
     at = torch.full((1,), float(level), device=x.device)
     y = codec.analyse(x, at)
-    rows, columns = _latent_box(codec, grid, *place).slices
+    rows, columns = latent_box(codec, grid, *place).slices
     top, left = box.top // STRIDE, box.left // STRIDE
     inside = (..., slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
     weight = None if weigh is None else regions.on_grid(weigh(box), codec)[inside].contiguous()
@@ -161,7 +161,7 @@ def _encode_square(
 @torch.inference_mode()
 def _decode_square(codec: ImageCodec, streams: Sequence[bytes], level: float, grid: Grid, row: int, column: int) -> Tensor:
     """ŷ of one square."""
-    box = _latent_box(codec, grid, row, column)
+    box = latent_box(codec, grid, row, column)
     at = torch.full((1,), float(level), device=codec.gain.rows.device)
     return codec.decode_latent(streams, box.bottom - box.top, box.right - box.left, at).y_hat
 
@@ -190,7 +190,7 @@ def _around(transform: nn.Module, multiple: int) -> int:
     return -(-int(transform.reach) // multiple) * multiple  # type: ignore[arg-type]
 
 
-def _latent_box(codec: ImageCodec, grid: Grid, row: int, column: int) -> Box:
+def latent_box(codec: ImageCodec, grid: Grid, row: int, column: int) -> Box:
     """Rows and columns of the whole picture's latent that belong to a square."""
     rows, columns = codec.grid(grid.height, grid.width)
     per_square = grid.side // STRIDE

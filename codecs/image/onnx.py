@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.blocks import LEVEL_STEPS
 from neuralcodec.codecs.image.contexts import Raster
 from neuralcodec.codecs.image.hyperprior import Hyperprior
@@ -111,7 +111,7 @@ def networks(codec: Hyperprior) -> dict[str, Network]:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def export(codec: Hyperprior, folder: str | Path) -> dict[str, float]:
+def export(codec: Codec, folder: str | Path) -> dict[str, float]:
     """Write the networks, their tables and a manifest.
 
     ``manifest.json`` names what goes in and out of each network; ``tables.npz`` holds the integer tables of both streams, the offsets of

@@ -10,7 +10,7 @@ import torch
 
 from neuralcodec import cli
 from neuralcodec.codecs.base import CodecError
-from neuralcodec.codecs.image import tiles
+from neuralcodec.codecs.image import tiles, transforms
 from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_picture
 from neuralcodec.entropy import container
 
@@ -175,3 +175,35 @@ def test_damaged_tiles_behind_a_valid_checksum_decode_or_are_refused(small, weig
             assert "\n" not in str(refusal)
             refused += 1
     assert refused
+
+
+@pytest.mark.parametrize(
+    ("transform", "channels", "unit"),
+    [
+        (transforms.LappedAnalysis(32, 8, blocks=7), 3, 1),
+        (transforms.LappedSynthesis(32, 8, blocks=7), 32, 16),
+        (transforms.GDNAnalysis(16, 8), 3, 1),
+        (transforms.GDNSynthesis(16, 8), 16, 16),
+        (transforms.ShallowSynthesis(16), 16, 16),
+        (transforms.ShallowSynthesis(16, 6), 16, 16),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else str(value),
+)
+@torch.inference_mode()
+def test_no_transform_looks_farther_than_it_says(transform, channels, unit):
+    """What lies beyond a block and its surroundings may be anything."""
+    torch.manual_seed(0)
+    for parameter in transform.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    around = -(-transform.reach // transform.multiple) * transform.multiple
+    side, block = 512 // unit, slice(192 // unit, 320 // unit)
+    near = slice(block.start - around // unit, block.stop + around // unit)
+    x = torch.rand(1, channels, side, side)
+    other = torch.rand_like(x)
+    other[..., near, near] = x[..., near, near]
+    level = torch.tensor([20.0])
+    first, second = (transform(each, level) for each in (x.clone(), other))
+    scale = first.shape[-1] / side
+    inside = (..., *(slice(round(block.start * scale), round(block.stop * scale)),) * 2)
+    assert torch.allclose(first[inside], second[inside], atol=1e-4 * float(first.abs().max()))
+    assert not torch.allclose(first, second, atol=1e-4 * float(first.abs().max()))

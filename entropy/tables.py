@@ -130,15 +130,6 @@ class IntegerTables(nn.Module):
         excess = torch.where(position < 0, -2 * position - 1, 2 * (position - size + 1)).clamp_min(0).double()
         return torch.where(inside, bits, bits + np.log2(MAX_EXCESS_BITS + 1) + torch.floor(torch.log2(excess + 1)).float())
 
-    def expected_bits(self, values: Tensor, indexes: Tensor) -> Tensor:
-        """Bits of values between two integers, as if each became either of them with a chance that makes the value its mean.
-
-        Differentiable in ``values``.
-        """
-        below = torch.floor(values.detach())
-        low, high = self.bits(below, indexes), self.bits(below + 1, indexes)
-        return low + (values - below) * (high - low)
-
     @cached_property
     def _costs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         frequencies = torch.from_numpy(np.concatenate([table.frequencies for table in self.arrays]))

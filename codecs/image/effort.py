@@ -4,9 +4,11 @@
     ▲                                            └──► bits of the tables that code it
     └────────── gradient of R + λD ◄─────────────┘
 
-Stochastic Gumbel annealing: Yang, Bamler, Mandt 2020, https://arxiv.org/abs/2006.04240, section 3.2. Differs in that the rate is the
-expected cost of the draw in the coder's own integer tables, that side information stays as analysed, and in fewer and larger steps, after
-which the coder's own rate–distortion optimised rounding decides. Decoder and file format know nothing of any of this.
+Stochastic Gumbel annealing: Yang, Bamler, Mandt 2020, https://arxiv.org/abs/2006.04240, section 3.2. Differs in that an integer's chance
+follows from what it costs, in bits of the coder's own tables and in error, instead of from its distance alone (where 25 steps with the
+paper's draw lost 0.7 % of R + λD of a crop, as many with this one gained 0.8 %); in the rate, which is the expected cost of the draw in
+these tables; and in that side information stays as analysed. The coder's own rate–distortion optimised rounding has the last word.
+Decoder and file format know nothing of any of this.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from neuralcodec.codecs.image import regions
 from neuralcodec.codecs.image.hyperprior import ImageCodec, Side
 from neuralcodec.codecs.image.tiles import Report, nothing
 from neuralcodec.entropy.integer import bounded
+from neuralcodec.entropy.models import BITS_PER_SQUARED_STEP
 
-STEPS = (0, 25, 50, 100, 200, 400)  # of gradient descent, by effort
-MAX_EFFORT = len(STEPS) - 1
+STEPS = (0, 10, 25, 50, 100, 200)  # of gradient descent, by effort
 PATH, FASTEST = 7.0, 0.1  # Adam's learning rates: quantization steps to go in all, and at most in one step
-TEMPERATURES = (0.5, 0.25)  # at the first and the last step, falling geometrically
+TEMPERATURES = (4.0, 2.0)  # bits; at the first and the last step, falling geometrically
 
 
 def compress(codec: ImageCodec, x: Tensor, level: float, steps: int, weight: Tensor | None = None, report: Report = nothing) -> Compressed:
@@ -40,11 +42,14 @@ def compress(codec: ImageCodec, x: Tensor, level: float, steps: int, weight: Ten
     """
     coarse = None if weight is None else regions.on_grid(weight, codec)
     plain = codec.compress(x, level, coarse)
+    if not steps:
+        return plain
     at = torch.full((1,), float(level), device=x.device)
     with torch.no_grad():  # inference mode would make tensors that no gradient may touch
         y = codec.analyse(x, at)
         side = codec.side(y, at, coarse)
-    improved = _descend(codec, x, y, side, at, steps, weight, report)
+    coarse = torch.ones_like(y[:, :1]) if coarse is None else coarse
+    improved = _descend(codec, x, y, side, at, steps, weight, Annealing(coarse), report)
     with torch.inference_mode():
         refined = codec.code_latent(improved, at, coarse, side)
     return min(plain, refined, key=lambda coded: cost(codec, x, coded, level, weight))
@@ -61,12 +66,19 @@ def cost(codec: ImageCodec, x: Tensor, coded: Compressed, level: float, weight: 
 
 @torch.enable_grad()
 def _descend(
-    codec: ImageCodec, x: Tensor, y: Tensor, side: Side, level: Tensor, steps: int, weight: Tensor | None, report: Report
+    codec: ImageCodec,
+    x: Tensor,
+    y: Tensor,
+    side: Side,
+    level: Tensor,
+    steps: int,
+    weight: Tensor | None,
+    draw: Annealing,
+    report: Report,
 ) -> Tensor:
     """A latent like ``y`` that codes to less R + λD."""
     height, width = x.shape[-2:]
     lmbda = float(codec.lmbda(level)) * 255**2 / x.shape[1]  # bits per squared error of a sample in 0…1
-    draw = Draw(x.device)
     y = y.clone().requires_grad_(True)
     rate = min(PATH / steps, FASTEST)
     optimiser = torch.optim.Adam([y], rate)
@@ -84,24 +96,25 @@ def _descend(
     return y.detach()
 
 
-class Draw:
-    """Residuals to a point between the two nearest integers, close to one of them, drawn by Gumbel's trick: differentiable.
+class Annealing:
+    """Draws one of the two integers next to a residual, by what each costs in bits and error, as a point close to it: differentiable.
 
-    A low ``temperature`` makes the nearer integer more certain and the point closer to an integer.
+    The chances are Boltzmann's: the lower the temperature, the more certain the better integer, until this is the coder's own rounding.
+
+    Args:
+        weight: how much errors count, (1, 1, rows, columns).
     """
 
-    EDGE = 1e-5  # distance from an integer at which the odds stop growing
-
-    def __init__(self, device: torch.device):
+    def __init__(self, weight: Tensor):
         self.temperature = TEMPERATURES[0]
-        self.random = torch.Generator(device).manual_seed(0)
+        self.price = BITS_PER_SQUARED_STEP * weight
+        self.random = torch.Generator(weight.device).manual_seed(0)
 
-    def __call__(self, residual: Tensor) -> Tensor:
-        below = torch.floor(residual.detach())
-        part = (residual - below).clamp(self.EDGE, 1 - self.EDGE)
-        odds = (torch.atanh(part) - torch.atanh(1 - part)) / self.temperature  # in nats, for the integer above
+    def __call__(self, residual: Tensor, below: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        part = residual - below
+        saved = low - high + self.price * (2 * part - 1)  # by the integer above; part² - (1 - part)² = 2 part - 1
         noise = torch.rand(residual.shape, generator=self.random, device=residual.device).clamp(1e-7, 1 - 1e-7)
-        return below + torch.sigmoid((odds + torch.logit(noise)) / self.temperature)  # the difference of two Gumbels is logistic
+        return torch.sigmoid(saved / self.temperature + torch.logit(noise))  # two Gumbels differ by a logistic
 
 
-__all__ = ["MAX_EFFORT", "STEPS", "compress", "cost"]
+__all__ = ["STEPS", "compress", "cost"]

@@ -31,6 +31,7 @@ WRITE_OPTIONS[".tiff"] = WRITE_OPTIONS[".tif"]
 DEEP_DEMUXERS = {"PNG": "png_pipe", "TIFF": "tiff_pipe", "PPM": "ppm_pipe"}  # FFmpeg's, by Pillow's name of the format
 DEEP_PNG = {1: "gray16be", 2: "ya16be", 3: "rgb48be", 4: "rgba64be"}  # FFmpeg's formats, by channels
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
+STRIP = 1024  # rows
 ICC_COLOUR_SPACE = slice(16, 20)
 
 _PILLOW_LIMIT = threading.Lock()
@@ -118,8 +119,8 @@ def from_pillow(image: Image.Image) -> Picture:
         raise CodecError(f"the picture is {image.mode}, which is not supported; convert it to RGB or greyscale of 8 or 16 bits first")
     grey = image.mode in ("1", "L", "LA", "La") or (image.mode in ("P", "PA") and _grey_palette(image, profile))
     if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
-        return Picture(np.asarray(image.convert("LA" if grey else "RGBA")), profile)
-    return Picture(np.asarray(image.convert("L" if grey else "RGB")), profile)
+        return Picture(_converted(image, "LA" if grey else "RGBA"), profile)
+    return Picture(_converted(image, "L" if grey else "RGB"), profile)
 
 
 def to_pillow(picture: Picture) -> Image.Image:
@@ -155,6 +156,16 @@ def picture_bytes(picture: Picture, suffix: str = ".png") -> bytes:
     except (KeyError, ValueError, OSError) as error:
         raise CodecError(f"cannot write a picture as {suffix} ({error})") from None
     return out.getvalue()
+
+
+def _converted(image: Image.Image, mode: str) -> np.ndarray:
+    """Pixels in another mode, strip by strip: all at once Pillow holds several copies of them."""
+    width, height = image.size
+    pixels = np.empty((height, width, len(mode)), np.uint8)
+    for top in range(0, height, STRIP):
+        strip = image.crop((0, top, width, min(top + STRIP, height)))
+        pixels[top : top + STRIP] = np.asarray(strip.convert(mode)).reshape(-1, width, len(mode))
+    return _squeezed(pixels)
 
 
 def _read_shallow(image: Image.Image) -> Picture:
@@ -270,5 +281,5 @@ def _grey_palette(image: Image.Image, profile: bytes | None) -> bool:
     """Whether all colours are grey, and no profile wants them to be three numbers."""
     if profile and profile[ICC_COLOUR_SPACE] == b"RGB ":
         return False
-    rgb = np.asarray(image.convert("RGBA"))
+    rgb = _converted(image, "RGBA")
     return bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())

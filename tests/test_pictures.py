@@ -143,6 +143,24 @@ def test_truncated_pictures_are_refused(rgb, deep, share):
         assert str(refusal.value).startswith("half") and "\n" not in str(refusal.value)
 
 
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about metadata
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".avif"])
+def test_altered_pictures_are_read_or_refused_in_one_line(rgb, deep, suffix):
+    random = np.random.default_rng(0)
+    whole = picture_bytes(Picture(rgb if suffix == ".avif" else deep, SRGB), suffix)
+    refused = 0
+    for _ in range(60):
+        altered = bytearray(whole)
+        for position in random.integers(0, min(len(altered), random.choice([400, 10**6])), 3):
+            altered[position] ^= int(random.integers(1, 256))
+        try:
+            read_picture(io.BytesIO(bytes(altered)))
+        except CodecError as refusal:
+            assert "\n" not in str(refusal)
+            refused += 1
+    assert refused
+
+
 def test_more_pixels_than_allowed_are_refused_before_they_are_read(rgb):
     with pytest.raises(CodecError, match="56×40 pixels, more than the limit of 2000; --max-pixels"):
         read_picture(saved(Image.fromarray(rgb), "PNG"), max_pixels=2000)

@@ -45,7 +45,9 @@ def decode(data: bytes, height: int, width: int, dtype: type[np.generic]) -> np.
         if image.mode not in ("1", "L", "RGB"):
             raise CodecError("the file's transparency is not greyscale")
         values = np.asarray(image.getchannel(0) if image.mode == "RGB" else image.convert("L"))  # WebP has no greyscale of its own
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except CodecError:
+        raise
+    except Exception as error:  # what Pillow's decoders raise at damaged files has nothing in common
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise CodecError(f"the file's transparency is damaged ({reason})") from None
     return values.astype(np.uint16) * 257 if dtype is np.uint16 else values

@@ -85,7 +85,7 @@ def read_picture(source: str | Path | BinaryIO, name: str = "the image", max_pix
         raise CodecError(f"there is no file {name}") from None
     except CodecError as error:
         raise CodecError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # what Pillow's many decoders raise at damaged files has nothing in common
         reason = "not a picture that can be read" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise CodecError(f"{name}: {reason}") from None
 

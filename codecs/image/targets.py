@@ -14,7 +14,7 @@ from neuralcodec.codecs.rate import QUALITY_TOLERANCE, RATE_TOLERANCE, Found, Tr
 Kind = Literal["bpp", "max_bytes", "psnr", "ms_ssim"]
 
 # What one bit per pixel and unit of squared error buys, whatever the codec: λ and the rates and PSNR of image-tiny on Kodak, fitted by
-# eye to within what images differ by. Only the number of trials depends on them.
+# eye to within what images differ by; MS-SSIM is a guess. Only the number of trials depends on them.
 BPP_OF_LMBDA, BPP_EXPONENT = 5.8, 0.58  # bpp = 5.8 λ^0.58
 PSNR_OF_LMBDA, PSNR_PER_NAT = 45.0, 2.75  # dB = 45 + 2.75 ln λ
 MS_SSIM_OF_LMBDA, MS_SSIM_PER_NAT = 27.0, 2.5  # dB

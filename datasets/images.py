@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
 KODAK_ITEMS = 24
+KODAK_SHA256 = "4a094a9247f1ba95d9a4e129400fe5ac70d89d08cd7829dc0ca3d24758337a30"  # of its items' own, as evaluation has them, sorted
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
 
 
@@ -47,9 +48,17 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
-    """An image as (H, W, 3) uint8, EXIF orientation applied."""
+def read_rgb(path: str | Path, strict: bool = False) -> np.ndarray:
+    """An image as (H, W, 3) uint8, EXIF orientation applied.
+
+    Args:
+        strict: refuse what would be dropped, with ``ValueError``: more than 8 bits, transparency.
+    """
     with Image.open(path) as image:
+        if strict and image.mode.startswith(("I", "F")):
+            raise ValueError(f"{path} has more than 8 bits a sample")
+        if strict and image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+            raise ValueError(f"{path} has transparency")
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 

@@ -154,7 +154,7 @@ def _measure(args: argparse.Namespace) -> int:
     others = [curves.published(name, modality) for name in wanted]
 
     environment = sweep.environment("ray" if args.ray else args.jobs)
-    conditions = {name: environment[name] for name in ("torch", "processor", "threads", "jobs")}
+    conditions = {name: value for name, value in environment.items() if name not in ("time", "load_average")}
     store = Store(output / "files.jsonl", conditions, args.fresh) if output else None
     measured = []
     totals = {codec.name: len(chosen) * len(codec.spread(args.points)) for codec in codecs}
@@ -286,9 +286,12 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _rate(text: str) -> Fraction:
-    value = Fraction(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
+    try:
+        value = Fraction(text)
+    except ZeroDivisionError:
+        value = Fraction(0)
+    if not 0 < value <= 10**6:
+        raise argparse.ArgumentTypeError("must be more than 0 and at most a million")
     return value
 
 

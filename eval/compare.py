@@ -28,6 +28,10 @@ def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
     for path, results in zip(paths[1:], loaded[1:]):
         if _items(results) != _items(loaded[0]):
             raise ResultsError(f"{paths[0]} and {path} are of different items ({loaded[0].dataset.name}, {results.dataset.name})")
+    ours = loaded[0].dataset.protocol  # the same items may lie in folders of other names
+    loaded = [
+        replace(each, curves=[replace(one, protocol=ours) if one.kind == "measured" else one for one in each.curves]) for each in loaded
+    ]
     titles = loaded[0].titles
     several = len(paths) > 1
     named = [

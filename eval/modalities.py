@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from PIL.Image import DecompressionBombError
 from torch import Tensor
 
 from neuralcodec.codecs.audio.files import decode_sound, encode_sound, to_tensor
@@ -145,11 +147,11 @@ class Images(Modality):
         return folder, images.list_images(folder)
 
     def protocol(self, dataset: str, items: Sequence[Item]) -> str:
-        kodak = [f"kodim{number:02d}" for number in range(1, images.KODAK_ITEMS + 1)]
-        return "kodak" if sorted(item.name for item in items) == kodak else super().protocol(dataset, items)
+        samples = hashlib.sha256("".join(sorted(item.sha256 for item in items)).encode()).hexdigest()
+        return "kodak" if samples == images.KODAK_SHA256 else super().protocol(dataset, items)
 
     def read(self, path: Path) -> np.ndarray:
-        return images.read_rgb(path)
+        return images.read_rgb(path, strict=True)
 
     def extent(self, signal: np.ndarray) -> float:
         return signal.shape[0] * signal.shape[1]
@@ -158,7 +160,7 @@ class Images(Modality):
         return {"width": signal.shape[1], "height": signal.shape[0]}
 
     def sha256(self, signal: np.ndarray) -> str:
-        return hashlib.sha256(signal.tobytes()).hexdigest()
+        return hashlib.sha256(f"{signal.shape} ".encode() + signal.tobytes()).hexdigest()
 
     def shape(self, signal: np.ndarray) -> tuple[int, ...]:
         return signal.shape
@@ -212,7 +214,7 @@ class Sounds(Modality):
         return {"samples": samples, "sampling_rate": signal.rate, "channels": channels}
 
     def sha256(self, signal: audio.Sound) -> str:
-        return hashlib.sha256(f"{signal.rate} ".encode() + signal.samples.tobytes()).hexdigest()
+        return hashlib.sha256(f"{signal.samples.shape} {signal.rate} ".encode() + signal.samples.tobytes()).hexdigest()
 
     def shape(self, signal: audio.Sound) -> tuple[int, ...]:
         return (*signal.samples.shape, signal.rate)
@@ -336,8 +338,9 @@ def sources(modality: Modality, dataset: str, root: str | None = None, limit: in
         folder, paths = modality.find(dataset, root)
         if not paths:
             raise CodecError(f"no {modality.plural} below {folder}")
-        return [_describe(modality, folder, path) for path in paths[:limit]]
-    except (OSError, ValueError, SyntaxError) as error:
+        stems = Counter(path.with_suffix("") for path in paths)
+        return [_describe(modality, folder, path, stems[path.with_suffix("")] > 1) for path in paths[:limit]]
+    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
         raise CodecError(str(error)) from None
 
 
@@ -347,10 +350,12 @@ def describe(modality: Modality, dataset: str, chosen: Sequence[Source]) -> Data
     return Dataset(name, modality.name, modality.rate_unit, items, modality.protocol(name, items))
 
 
-def _describe(modality: Modality, folder: Path, path: Path) -> Source:
+def _describe(modality: Modality, folder: Path, path: Path, with_suffix: bool) -> Source:
+    """Items are called by their file's name, with its suffix only where another differs in nothing else."""
     signal = modality.read(path)
     name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-    return Source(Item(name.with_suffix("").as_posix(), modality.sha256(signal), modality.size(signal)), path)
+    name = name if with_suffix else name.with_suffix("")
+    return Source(Item(name.as_posix(), modality.sha256(signal), modality.size(signal)), path)
 
 
 def _split(dataset: str) -> str:

@@ -7,6 +7,7 @@ setting, the source code that codes and compares, and the machine.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,6 +18,8 @@ from typing import Any
 from neuralcodec.eval.candidates import Candidate
 from neuralcodec.eval.results import File, Item
 
+CODE = tuple(f"neuralcodec.{name}" for name in ("datasets", "eval.metrics", "eval.colour", "eval.modalities", "eval.sweep"))
+
 
 class Store:
     """A text file that grows by one line of JSON for each measurement.
@@ -24,16 +27,14 @@ class Store:
     Args:
         path: created with the first measurement; lines that are damaged are measured anew.
         conditions: what else the numbers depend on, such as the machine.
-        fresh: forget what is there.
+        fresh: take nothing from what is there; what is measured is added, and counts from then on.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any], fresh: bool = False):
         self.path, self.conditions = path, dict(conditions)
         self.known: dict[str, File] = {}
-        if fresh:
-            path.unlink(missing_ok=True)
-        elif path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+        if path.exists() and not fresh:
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     content = json.loads(line)
                     self.known[content["key"]] = File(**content["file"])
@@ -41,8 +42,9 @@ class Store:
                     continue
 
     def key(self, codec: Candidate, setting: float, item: Item) -> str:
-        code = _text_of((*codec.code, f"neuralcodec.eval.metrics.{codec.modality}", "neuralcodec.eval.colour"))
-        parts = [codec.name, codec.details, setting, item.sha256, code, self.conditions]
+        metrics = importlib.import_module(f"neuralcodec.eval.metrics.{codec.modality}")
+        code = _text_of((*codec.code, *CODE))
+        parts = [codec.name, codec.details, setting, item.sha256, code, sorted(metrics.DEFINITIONS), self.conditions]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def get(self, key: str) -> File | None:

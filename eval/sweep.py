@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.base import CodecError, first_line
 from neuralcodec.eval.candidates import Candidate, candidate
 from neuralcodec.eval.modalities import Modality, Source
 from neuralcodec.eval.results import Curve, File, Item, Point
@@ -95,11 +95,16 @@ def _kept(origin: str) -> Candidate:
 
 def measure_file(codec: Candidate, modality: Modality, item: Item, signal: Any, setting: float) -> File:
     """Encode, decode and compare one item."""
-    start = time.perf_counter()
-    encoded = codec.encode(signal, setting)
-    written = time.perf_counter()
-    decoded = codec.decode(encoded.data)
-    read = time.perf_counter()
+    try:
+        start = time.perf_counter()
+        encoded = codec.encode(signal, setting)
+        written = time.perf_counter()
+        decoded = codec.decode(encoded.data)
+        read = time.perf_counter()
+    except CodecError:
+        raise
+    except Exception as error:  # each library has its own for what it cannot code
+        raise CodecError(f"{codec.name} cannot code {item.name} at setting {setting:g} ({first_line(error)})") from error
     signal_hat = decoded.signal if codec.exact else modality.conform(decoded.signal, signal)
     if modality.shape(signal_hat) != modality.shape(signal):
         raise CodecError(f"{codec.name} turned {item.name} from {modality.shape(signal)} into {modality.shape(signal_hat)}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from neuralcodec.eval.modalities import MODALITIES
 from neuralcodec.eval.results import Comparison, Curve, Results
@@ -94,14 +95,14 @@ def show(each: Grid, style: str = "text", console: Console | None = None) -> Non
         print({"markdown": markdown, "latex": latex}[style](each))
         return
     console = console or Console(width=None if sys.stdout.isatty() else 160)
-    drawn = Table(title=each.title)
+    drawn = Table(title=Text(each.title))
     for i, name in enumerate(each.head):
-        drawn.add_column(name, justify="left" if i < each.texts else "right")
+        drawn.add_column(Text(name), justify="left" if i < each.texts else "right")
     for i, row in enumerate(each.rows):
-        drawn.add_row(*row, end_section=i + 1 < len(each.rows) and each.rows[i + 1][0] != row[0])
+        drawn.add_row(*map(Text, row), end_section=i + 1 < len(each.rows) and each.rows[i + 1][0] != row[0])
     console.print(drawn)
     for note in each.notes:
-        console.print(note, style="dim", highlight=False)
+        console.print(Text(note), style="dim", highlight=False)
 
 
 def markdown(each: Grid) -> str:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from neuralcodec.codecs.base import build
-from neuralcodec.eval import colour, command, cost, curves, results, samples, store, sweep
+from neuralcodec.eval import colour, command, cost, curves, modalities, results, samples, store, sweep
 from neuralcodec.eval.classical.image import CODECS
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.metrics import image as metrics
@@ -297,7 +297,7 @@ def test_other_weights_are_measured_anew(weights, tmp_path):
     codec, item = Learned(str(weights)), Item("one", "00", {})
     key = keep.key(codec, 3, item)
     assert key == store.Store(tmp_path / "other", {}).key(Learned(str(weights)), 3, item)
-    assert key != keep.key(codec, 4, item) != keep.key(codec, 3, Item("one", "01", {}))
+    assert len({key, keep.key(codec, 4, item), keep.key(codec, 3, Item("one", "01", {}))}) == 3
     codec.codec = copy.copy(codec.codec)
     codec.codec.fingerprint = b"else"
     assert key != keep.key(codec, 3, item)
@@ -403,3 +403,40 @@ def test_classical_codecs_are_listed_where_they_are_and_bring_no_more_than_they_
     assert list(every) == [name for names in NAMES.values() for name in names] and every["opus"] is audio.CODECS[0]
     code = "import sys; from neuralcodec.eval.candidates import candidate; candidate('jpeg'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_items_of_one_name_and_two_formats_are_two_items(tmp_path):
+    for name in ("a.png", "a.bmp", "b.png"):
+        Image.fromarray(picture(len(name) + ord(name[-1]))).save(tmp_path / name)
+    chosen = modalities.sources(Images(), str(tmp_path))
+    assert [source.item.name for source in chosen] == ["a.bmp", "a.png", "b"]
+    curve = sweep.measure(CLASSICAL["jpeg"], Images(), "set", chosen, 1)
+    assert sorted(file.item for file in curve.points[0].files) == ["a.bmp", "a.png", "b"]
+
+
+def test_only_kodaks_own_samples_are_kodak():
+    impostors = [Item(f"kodim{number:02d}", f"{number}", {}) for number in range(1, 25)]
+    assert Images().protocol("kodak", impostors) == "kodak, 24 images"
+
+
+def test_kodak_is_known_by_its_samples(data):
+    chosen = modalities.sources(Images(), "kodak", str(data / "eval" / "kodak"))
+    assert modalities.describe(Images(), "kodak", chosen).protocol == "kodak"
+
+
+def test_shapes_tell_equal_samples_apart():
+    assert Images().sha256(np.zeros((2, 8, 3), np.uint8)) != Images().sha256(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_what_eight_bits_of_colour_cannot_say_is_not_measured(tmp_path, capsys):
+    Image.fromarray(np.full((20, 20), 1000, np.uint16)).save(tmp_path / "deep.png")
+    assert evaluate(tmp_path, "--codec", "jpeg") == 1
+    assert "more than 8 bits" in capsys.readouterr().err
+    Image.new("RGBA", (20, 20), (9, 9, 9, 99)).save(tmp_path / "deep.png")
+    assert evaluate(tmp_path, "--codec", "jpeg") == 1
+    assert "transparency" in capsys.readouterr().err
+
+
+def test_names_in_brackets_are_printed_as_they_are(two_results, capsys):
+    assert evaluate("compare", two_results / "before.json", two_results / "after.json", "--format", "text") == 0
+    assert "mine [after]" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -50,9 +50,10 @@ class AudioCodec(Candidate):
             details["resampled"] = f"sounds of other rates than {', '.join(map(str, self.rates))} Hz: to the next higher one and back"
         return details
 
+    def refusal(self, size: Mapping[str, int]) -> str | None:
+        return None if size["channels"] in LAYOUTS else f"is measured on sounds of one or two channels, not {size['channels']}"
+
     def encode(self, signal: Sound, setting: float) -> Encoded:
-        if signal.samples.shape[0] not in LAYOUTS:
-            raise CodecError(f"{self.name} is measured on sounds of one or two channels, not {signal.samples.shape[0]}")
         rate = next((rate for rate in self.rates if rate >= signal.rate), self.rates[-1]) if self.rates else signal.rate
         return Encoded(self.file(resample(signal, rate), setting))
 
@@ -128,6 +129,7 @@ class Vorbis(AudioCodec):
     name, container = "vorbis", "ogg"
     description = "Ogg Vorbis, libvorbis, variable rate; setting: quality"
     settings = (0, 0.1, 0.3, 0.5)
+    BLOCK = 2**16  # samples
     options: dict = {}  # noqa: RUF012
 
     @property
@@ -140,7 +142,10 @@ class Vorbis(AudioCodec):
         import soundfile
 
         buffer = io.BytesIO()
-        soundfile.write(buffer, sound.samples.T, sound.rate, format="OGG", subtype="VORBIS", compression_level=1 - setting)
+        options = {"format": "OGG", "subtype": "VORBIS", "compression_level": 1 - setting}
+        with soundfile.SoundFile(buffer, "w", sound.rate, sound.samples.shape[0], **options) as file:
+            for start in range(0, sound.samples.shape[1], self.BLOCK):  # more than some 10⁶ samples at once overflow libvorbis' stack
+                file.write(sound.samples[:, start : start + self.BLOCK].T)
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> Decoded:
@@ -175,9 +180,10 @@ class AmrWb(AudioCodec):
 
         return f"libvo-amrwbenc, decoded by PyAV {av.__version__}"
 
+    def refusal(self, size: Mapping[str, int]) -> str | None:
+        return None if size["channels"] == 1 else f"codes one channel, not {size['channels']}"
+
     def file(self, sound: Sound, setting: float) -> bytes:
-        if sound.samples.shape[0] != 1:
-            raise CodecError(f"{self.name} codes one channel; leave it out for stereo")
         library = _amrwbenc()
         if library is None:
             raise CodecError(f"{self.name} needs {self.missing}")

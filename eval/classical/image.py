@@ -123,6 +123,7 @@ class Avif(ImageCodecs):
             "bitspersample": BITS,
             "codec": "aom",
             "speed": 4,
+            "numthreads": 2,  # the bytes depend on it
             "primaries": 1,
             "transfer": 13,
             "matrix": 1,
@@ -133,7 +134,7 @@ class Avif(ImageCodecs):
         import imagecodecs
 
         deep = np.round(signal * ((2**BITS - 1) / 255)).astype(np.uint16)
-        return Encoded(bytes(imagecodecs.avif_encode(deep, level=round(setting), numthreads=os.cpu_count(), **self.options)))
+        return Encoded(bytes(imagecodecs.avif_encode(deep, level=round(setting), **self.options)))
 
     def decode(self, data: bytes) -> Decoded:
         import imagecodecs

@@ -139,12 +139,13 @@ def visqol(sound: Sound, decoded: Sound) -> float | None:
 
 
 def si_sdr(sound: Sound, decoded: Sound) -> float | None:
-    """SI-SDR in dB, the mean over channels; none for silence."""
+    """SI-SDR in dB, the mean over channels that are not silent; none where all are, or where one of them was decoded to nothing."""
     from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio as by_torchmetrics
 
-    if not _audible(sound.samples):
+    audible = [channel for channel, samples in enumerate(sound.samples) if _audible(samples)]
+    if not audible or not np.abs(decoded.samples[audible]).max(1).all():
         return None
-    x, x_hat = (torch.from_numpy(each.samples.astype(np.float64)) for each in (sound, decoded))
+    x, x_hat = (torch.from_numpy(each.samples[audible].astype(np.float64)) for each in (sound, decoded))
     return float(by_torchmetrics(x_hat, x).mean())
 
 

@@ -290,3 +290,11 @@ def test_uvg_as_published_has_the_protocol_of_its_curves():
     assert Videos().protocol("uvg", short) != Videos().protocol("uvg", items)
     bunny = [Item("bigbuckbunny", "", {"width": 1280, "height": 720, "frames": 132, "bits": 8})]
     assert Videos().protocol("bigbuckbunny.mp4", bunny) == curves.published("hnerv-boost-bunny", Videos()).protocol
+
+
+def test_an_encoder_leaves_the_priority_of_its_caller_alone(moving):
+    if not hasattr(os, "sched_getscheduler"):
+        pytest.skip("no scheduling policies on this system")
+    before = os.sched_getscheduler(0)
+    CODECS["svt-av1"].encode(moving(), 59)
+    assert os.sched_getscheduler(0) == before

@@ -9,11 +9,12 @@ Files do not depend on how many cores the machine has.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -145,12 +146,28 @@ class SvtAv1(Encoder):
     encoder, container = "libsvtav1", "obu"
     settings = (59, 51, 43, 35, 27, 20)
 
+    def encode(self, signal: Clip, setting: float) -> Encoded:
+        with _priority_kept():
+            return super().encode(signal, setting)
+
 
 class Vp9(Encoder):
     """VP9. One thread, as rows in parallel change the bytes."""
 
     encoder, container, threads = "libvpx-vp9", "ivf", 1
     settings = (58, 50, 42, 34, 26, 18)
+
+
+@contextlib.contextmanager
+def _priority_kept() -> Iterator[None]:
+    """Undo what SVT-AV1 does as root: the thread that calls it, and so all that this starts later, gets real-time priority."""
+    known = hasattr(os, "sched_getscheduler")  # on Linux
+    before = (os.sched_getscheduler(0), os.sched_getparam(0)) if known else None
+    try:
+        yield
+    finally:
+        if before:
+            os.sched_setscheduler(0, *before)
 
 
 def _bundled(encoder: str) -> str:

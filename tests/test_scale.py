@@ -13,7 +13,9 @@ from PIL import Image
 
 from neuralcodec.eval import command, results, show, sweep
 
-RUN = "import sys; from neuralcodec.cli import main; raise SystemExit(main())"
+RUN = (  # jobs that a shell starts in the background ignore SIGINT, and so would what they start
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from neuralcodec.cli import main; raise SystemExit(main())"
+)
 CODECS = ("--codec", "jpeg", "--codec", "webp")
 
 

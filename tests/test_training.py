@@ -118,8 +118,18 @@ def test_training_starts_from_exported_weights(fit, quick, weights, small):
         assert torch.allclose(state[f"codec.{name}"], parameter, atol=1e-6), name
 
 
-def test_weights_of_another_spec_are_no_start(fit, quick, weights, capsys):
-    assert fit(quick, "--model.init_from", str(weights("scale"))) == 1
+def test_weights_of_another_spec_are_taken_where_they_fit(quick, weights, capsys):
+    spec = yaml.safe_load(quick.read_text())["model"]["codec"]
+    model = RateDistortion(spec, init_from=str(weights("scale")))
+    source, fresh = load_weights(weights("scale")), build(spec)
+    shared = {name for name, value in source.named_parameters() if name in dict(fresh.named_parameters())}
+    shared = {name for name in shared if source.get_parameter(name).shape == fresh.get_parameter(name).shape}
+    assert shared and all(torch.equal(model.codec.get_parameter(name), source.get_parameter(name)) for name in shared)
+    assert "taken over" in capsys.readouterr().err
+
+
+def test_the_decoder_alone_needs_weights_of_its_own_spec(fit, quick, weights, capsys):
+    assert fit(quick, "--model.init_from", str(weights("scale")), "--model.decoder_only", "true") == 1
     assert "another spec" in capsys.readouterr().err
 
 

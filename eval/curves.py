@@ -51,13 +51,16 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
 
     if curve.protocol != anchor.protocol:
         return verdict(note=f"not comparable: {curve.label} is of {curve.protocol}, {anchor.label} of {anchor.protocol}")
-    sides = []
+    sides, offered = [], []
     for side in (anchor, curve):
+        if any(point.left_out.get(metric) for point in side.points):
+            return verdict(note=f"not comparable: {metric} of {side.label} is a mean over those items only for which it is defined")
         pairs = [(point.rate, point.quality[metric]) for point in side.points if point.quality.get(metric) is not None]
         kept = _increasing(pairs)
         if len(kept) < MIN_POINTS:
             return verdict(note=f"BD-rate needs {MIN_POINTS} points; {side.label} has {len(kept)}")
         sides.append(kept)
+        offered.append(len(pairs))
     (anchor_rates, anchor_quality), (rates, quality) = (zip(*side) for side in sides)
     low, high = max(min(quality), min(anchor_quality)), min(max(quality), max(anchor_quality))
     if low >= high:
@@ -71,8 +74,8 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
         value = float(bjontegaard.bd_rate(anchor_rates, anchor_quality, rates, quality, **options))
     share = (high - low) / (max(*quality, *anchor_quality) - min(*quality, *anchor_quality))
     notes = [f"the shared range is {share:.0%} of the two curves' range"] if share < FULL_OVERLAP else []
-    for side, kept in zip((anchor, curve), sides):
-        if dropped := len(side.points) - len(kept):
+    for side, kept, count in zip((anchor, curve), sides, offered):
+        if dropped := count - len(kept):
             notes.append(f"{dropped} point(s) of {side.label} left out that cost more and give no more")
     return verdict(value, low, high, "; ".join(notes))
 

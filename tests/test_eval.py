@@ -440,3 +440,10 @@ def test_what_eight_bits_of_colour_cannot_say_is_not_measured(tmp_path, capsys):
 def test_names_in_brackets_are_printed_as_they_are(two_results, capsys):
     assert evaluate("compare", two_results / "before.json", two_results / "after.json", "--format", "text") == 0
     assert "mine [after]" in capsys.readouterr().out
+
+
+def test_means_over_different_items_get_no_bd_rate():
+    whole, part = curve(RATES, QUALITIES), curve(RATES, QUALITIES, "b")
+    part = replace(part, points=[replace(point, left_out={"psnr_rgb": 1}) for point in part.points])
+    result = bd_rate(part, whole)
+    assert result.bd_rate is None and "only for which it is defined" in result.note

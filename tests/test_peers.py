@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from neuralcodec.codecs import files
 from neuralcodec.codecs.audio.files import decode_sound, encode_sound
@@ -189,6 +190,16 @@ def test_a_damaged_folder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(CodecError, match="not a readable model"):
+        files.load(f"encodec:{tmp_path}")
+
+
+def test_a_folder_that_lacks_tensors_is_refused(peer, tmp_path):
+    folder = Path(peer("encodec").partition(":")[2])
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(next(name for name in tensors if name.startswith("decoder.")))
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CodecError, match="not a whole model: 1 of its tensors"):
         files.load(f"encodec:{tmp_path}")
 
 

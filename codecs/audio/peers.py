@@ -240,7 +240,10 @@ def _from_folder(kind: type[ResidualCodes], library_class: str, folder: str) -> 
         raise CodecError(f"there is no model in {folder or 'no folder'}: it has no config.json")
     transformers.utils.logging.disable_progress_bar()
     try:
-        theirs = getattr(transformers, library_class).from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        library = getattr(transformers, library_class)
+        theirs, loaded = library.from_pretrained(folder, local_files_only=True, use_safetensors=True, output_loading_info=True)
+        if absent := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:  # the library would make them up
+            raise CodecError(f"{folder} is not a whole model: {len(absent)} of its tensors are missing or of another shape")
         config = json.loads(json.dumps(theirs.config.to_diff_dict()))
         for name in ("transformers_version", "architectures", "dtype", "model_type"):
             config.pop(name, None)

@@ -57,7 +57,7 @@ def read_rgb(path: str | Path, strict: bool = False) -> np.ndarray:
     with Image.open(path) as image:
         if strict and image.mode.startswith(("I", "F")):
             raise ValueError(f"{path} has more than 8 bits a sample")
-        if strict and image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        if strict and image.has_transparency_data and int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255:
             raise ValueError(f"{path} has transparency")
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 

@@ -228,8 +228,6 @@ def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
             print(f"neuralcodec eval: {name} left out; it needs {codec.missing}", file=sys.stderr)
         else:
             codecs.append(codec)
-    if not codecs:
-        raise CodecError("there is no codec left to measure")
     return codecs
 
 

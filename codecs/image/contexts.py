@@ -28,9 +28,7 @@ Quantize = Callable[[Tensor, Tensor, Tensor, Tensor | None], Quantized]
 
 
 class Context(nn.Module):
-    """Groups of latent values, and a network that predicts each from those before.
-
-    A subclass says which values belong to which step (:meth:`steps`) and predicts (:meth:`forward`).
+    """What a codec asks of a context model.
 
     Args:
         latent: channels of y.
@@ -41,6 +39,29 @@ class Context(nn.Module):
         super().__init__()
         self.latent = latent
         self.features = features
+
+    def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
+        """What an encoder does, and training: quantize every value around the mean that those before it give it.
+
+        Args:
+            weight: how much errors count, (1, 1, H, W), handed on to ``quantize``.
+        """
+        raise NotImplementedError
+
+    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
+        """:meth:`quantize` with a gradient, for a ``quantize`` that has one."""
+        return self.quantize(y, prediction, quantize)
+
+    def dequantize(self, symbols: Tensor, prediction: Prediction) -> Tensor:
+        """What a decoder does: all symbols are known, the means follow one another."""
+        raise NotImplementedError
+
+
+class Groups(Context):
+    """A latent in groups, and a network that predicts each from those before.
+
+    A subclass says which values belong to which step (:meth:`steps`) and predicts (:meth:`forward`).
+    """
 
     def steps(self, rows: int, columns: int) -> Tensor:
         """The step at which each value is decoded, int64, broadcastable to (latent, rows, columns); 0 comes first."""
@@ -83,11 +104,6 @@ class Context(nn.Module):
         return y_hat
 
     def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
-        """What an encoder does, and training: quantize every group around the means that its predecessors give it.
-
-        Args:
-            weight: how much errors count, (1, 1, H, W), handed on to ``quantize``.
-        """
         symbols, proxy = torch.zeros_like(y, dtype=torch.int32), torch.zeros_like(y)
 
         def reveal(mean: Tensor, mask: Tensor) -> Tensor:
@@ -100,16 +116,11 @@ class Context(nn.Module):
 
         return Quantized(self.walk(prediction, reveal), symbols, proxy)
 
-    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
-        """:meth:`quantize` with a gradient, for a ``quantize`` that has one."""
-        return self.quantize(y, prediction, quantize)
-
     def dequantize(self, symbols: Tensor, prediction: Prediction) -> Tensor:
-        """What a decoder does: all symbols are known, the means follow one another."""
         return self.walk(prediction, lambda mean, mask: symbols + mean)
 
 
-class Quadtree(Context):
+class Quadtree(Groups):
     """Four steps, each with a quarter of the channels at each of the four positions of every 2×2 square.
 
     The positions rotate over the quarters of the channels, so each step sees, and fills, all of the plane. One trunk serves all steps.
@@ -148,7 +159,7 @@ class Quadtree(Context):
         return self.leave[step](self.trunk(self.enter[step](torch.cat((known, features), 1))))
 
 
-class Checkerboard(Context):
+class Checkerboard(Groups):
     """Two steps: black positions by side information, white ones also by the black ones around them.
 
     He et al. 2021, https://arxiv.org/abs/2103.15306: a 5×5 convolution over the known half, then three 1×1 layers.
@@ -170,7 +181,7 @@ class Checkerboard(Context):
         return self.fuse(torch.cat((self.around(known), features), 1))
 
 
-class ChannelSlices(Context):
+class ChannelSlices(Groups):
     """Slices of channels, one after another, each predicted from all before it.
 
     Minnen, Singh 2020, https://arxiv.org/abs/2007.08739. Differs in having no latent residual prediction.
@@ -306,4 +317,4 @@ def _checkers(rows: int, columns: int) -> Tensor:
     return (torch.arange(rows)[:, None] + torch.arange(columns)) % 2
 
 
-__all__ = ["ChannelSlices", "Checkerboard", "Context", "Quadtree", "Raster", "UnevenGroups"]
+__all__ = ["ChannelSlices", "Checkerboard", "Context", "Groups", "Quadtree", "Raster", "UnevenGroups"]

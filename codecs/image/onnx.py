@@ -26,7 +26,7 @@ from torch.export import Dim
 
 from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.blocks import LEVEL_STEPS
-from neuralcodec.codecs.image.contexts import Raster
+from neuralcodec.codecs.image.contexts import Groups
 from neuralcodec.codecs.image.hyperprior import Hyperprior
 from neuralcodec.codecs.image.transforms import PATCH, STRIDE
 
@@ -101,7 +101,7 @@ def networks(codec: Hyperprior) -> dict[str, Network]:
         ),
         "synthesis": Network(Synthesis(codec), {"y_hat": torch.round(y), "level": level}, ["image"], {"y_hat": block}),
     }
-    if codec.context is not None:
+    if isinstance(codec.context, Groups):
         known = torch.zeros_like(y)
         for step in range(codec.context.count):
             inputs = {"known": known, "features": prediction.features}
@@ -124,7 +124,7 @@ def export(codec: Codec, folder: str | Path) -> dict[str, float]:
     Raises:
         CodecError: another kind of codec, a missing package, or scale indexes that differ.
     """
-    if not isinstance(codec, Hyperprior) or isinstance(codec.context, Raster):
+    if not isinstance(codec, Hyperprior) or not isinstance(codec.context, (Groups, type(None))):
         raise CodecError("only codecs with a hyperprior, and contexts other than in raster order, can be exported")
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
@@ -204,7 +204,7 @@ def _save_tables(codec: Hyperprior, path: Path) -> None:
     for stream, tables in (("y", codec.y_model.tables), ("z", codec.z_prior.tables)):
         for part in ("frequencies", "sizes", "lows"):
             arrays[f"{stream}_{part}"] = getattr(tables, part).cpu().numpy()
-    if codec.context is not None:
+    if isinstance(codec.context, Groups):
         order = codec.context.steps(PATCH, PATCH)
         arrays["steps"] = order.expand(codec.context.latent, PATCH, PATCH).numpy().astype(np.int32)
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # NumPy's stub has no room for keywords of arrays

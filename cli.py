@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from neuralcodec import __version__
 from neuralcodec.codecs import DEFAULTS, WEIGHTS
+from neuralcodec.codecs.writing import write_whole
 from neuralcodec.entropy import container
 from neuralcodec.eval import command as evaluation
 
@@ -258,7 +258,6 @@ def _read(path: Path) -> bytes:
 
 
 def _write(target: Path | str, data: bytes, force: bool) -> None:
-    """All or nothing: to a temporary name first, then renamed."""
     if target == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -266,22 +265,7 @@ def _write(target: Path | str, data: bytes, force: bool) -> None:
     target = Path(target)
     if target.exists() and not force:
         raise UserError(f"{target} exists; -f overwrites it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
-        try:
-            part.write(data)
-            part.close()
-            os.chmod(part.name, 0o666 & ~_umask())
-            os.replace(part.name, target)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_whole(target, data)
 
 
 def _check_device(device: str) -> None:

@@ -16,16 +16,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from neuralcodec.codecs.blocks import LEVEL_STEPS
+from neuralcodec.codecs.errors import CodecError, first_line
+from neuralcodec.codecs.writing import write_whole
 from neuralcodec.entropy.tables import IntegerTables
 
 Spec = Mapping[str, Any]  # {"class_path": dotted public path, "init_args": {…}}, nested where an argument is itself built so
 
 FINGERPRINT_BYTES = 4
 STORED_DTYPES = {torch.float16, torch.float32, torch.int32, torch.int64, torch.uint8, torch.bool}
-
-
-class CodecError(Exception):
-    """A file, a spec or an input that a codec has to refuse; the message is one line for people."""
 
 
 class Output(NamedTuple):
@@ -183,11 +181,7 @@ def save_weights(codec: Codec, path: str | Path, metadata: Mapping[str, str] | N
                 raise CodecError(f"{name} holds values that are not finite in float16")
         tensors[name] = tensor
     text = {**(metadata or {}), "format": "neuralcodec", "spec": json.dumps(codec.spec, sort_keys=True)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save(tensors, text))
-    part.replace(path)
+    write_whole(path, save(tensors, text))
     return fingerprint(text["spec"], tensors)
 
 
@@ -239,11 +233,6 @@ def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, shortened to one line; its kind if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def fingerprint(spec: str, tensors: Mapping[str, Tensor]) -> bytes:
     """The first bytes of the SHA-256 over a spec, as JSON, and every tensor: what files carry of the codec that wrote them."""
     digest = hashlib.sha256(spec.encode())
@@ -263,4 +252,4 @@ def sum_per_item(bits: Tensor) -> Tensor:
     return bits.flatten(1).sum(1) if bits.ndim > 1 else bits
 
 
-__all__ = ["Codec", "CodecError", "Compressed", "Decompressed", "Output", "Spec", "build", "load_weights", "save_weights"]
+__all__ = ["Codec", "CodecError", "Compressed", "Decompressed", "Output", "Spec", "build", "first_line", "load_weights", "save_weights"]

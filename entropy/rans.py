@@ -7,6 +7,8 @@ table's escape and its excess follows in an Elias-gamma-like code: bit length, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import constriction
 import numpy as np
 import torch
@@ -44,12 +46,92 @@ def encode(symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> b
         symbols: int32, any shape.
         indexes: integers in ``0 … len(tables) - 1``, same number of elements.
     """
+    return encode_parts([(symbols, indexes)], tables)
+
+
+def encode_parts(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerTables) -> bytes:
+    """Code symbols whose indexes a decoder works out part by part, from the parts before, as one stream.
+
+    Args:
+        parts: symbols and indexes of each, as :func:`encode` takes them.
+    """
+    coder = AnsCoder()
+    for symbols, indexes in reversed(parts):  # a stack: what the decoder reads last is written first
+        _push(coder, symbols, indexes, tables)
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def decode(data: bytes, indexes: np.ndarray, tables: IntegerTables) -> np.ndarray:
+    """Undo :func:`encode`.
+
+    Returns:
+        int32 symbols in the shape of ``indexes``.
+
+    Raises:
+        CorruptStream: the bytes run out, or are more than these indexes account for.
+    """
+    decoder = Decoder(data, tables)
+    symbols = decoder.take(indexes)
+    decoder.finish()
+    return symbols
+
+
+class Decoder:
+    """Reads a stream part by part: undoes :func:`encode_parts`.
+
+    Raises:
+        CorruptStream: as :func:`decode` does, from any of its methods.
+    """
+
+    def __init__(self, data: bytes, tables: IntegerTables):
+        if len(data) % 4:
+            raise CorruptStream(f"a coded stream is whole 4-byte words, not {len(data)} bytes")
+        words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
+        if len(words) and words[-1] == 0:
+            raise CorruptStream("a coded stream never ends in a zero word")
+        self.tables = tables
+        self._coder = AnsCoder(words)
+
+    def take(self, indexes: np.ndarray) -> np.ndarray:
+        """The symbols of the next part, int32 in the shape of their indexes."""
+        order, counts = _by_table(indexes, len(self.tables))
+        grouped = np.empty(len(order), dtype=np.int32)
+        escaped: list[tuple[np.ndarray, int, int]] = []
+        for index, start, end in _groups(counts):
+            low, escape = self.tables.arrays[index].low, len(self.tables.arrays[index].frequencies) - 1
+            if not escape:
+                escaped.append((np.arange(start, end), low, escape))
+                continue
+            entries = self._coder.decode(self.tables.coders[index], end - start)
+            if entries.max() == escape:
+                escaped.append((np.flatnonzero(entries == escape) + start, low, escape))
+            np.add(entries, np.int32(low), out=grouped[start:end])
+        if escaped:
+            excess = _decode_excess(self._coder, sum(len(positions) for positions, _, _ in escaped))
+            taken = 0
+            for positions, low, escape in escaped:
+                part = excess[taken : taken + len(positions)]
+                values = low + np.where(part % 2, -(part + 1) // 2, part // 2 + escape)
+                if values.min() < -(2**31) or values.max() >= 2**31:
+                    raise CorruptStream("a coded symbol does not fit in 32 bits")
+                grouped[positions] = values
+                taken += len(positions)
+        symbols = np.empty(len(order), dtype=np.int32)
+        symbols[order] = grouped
+        return symbols.reshape(np.shape(indexes))
+
+    def finish(self) -> None:
+        """Nothing may be left."""
+        if not self._coder.is_empty():
+            raise CorruptStream("a coded stream holds more than its symbols")
+
+
+def _push(coder: AnsCoder, symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> None:
     symbols = np.ascontiguousarray(symbols, dtype=np.int32).reshape(-1)
     order, counts = _by_table(indexes, len(tables))
     if len(order) != len(symbols):
         raise ValueError(f"{len(symbols)} symbols but {len(order)} indexes")
     grouped = symbols[order]
-    coder = AnsCoder()
     pieces: list[tuple[np.ndarray, int]] = []
     escapes: list[np.ndarray] = []
     for index, start, end in _groups(counts):
@@ -63,55 +145,10 @@ def encode(symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> b
             entries[outside] = escape
         if escape:
             pieces.append((entries, index))
-    if escapes:  # a stack: what the decoder reads last is written first
+    if escapes:
         _encode_excess(coder, np.concatenate(escapes))
     for entries, index in reversed(pieces):
         coder.encode_reverse(entries, tables.coders[index])
-    return coder.get_compressed().astype("<u4").tobytes()
-
-
-def decode(data: bytes, indexes: np.ndarray, tables: IntegerTables) -> np.ndarray:
-    """Undo :func:`encode`.
-
-    Returns:
-        int32 symbols in the shape of ``indexes``.
-
-    Raises:
-        CorruptStream: the bytes run out, or are more than these indexes account for.
-    """
-    if len(data) % 4:
-        raise CorruptStream(f"a coded stream is whole 4-byte words, not {len(data)} bytes")
-    words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
-    if len(words) and words[-1] == 0:
-        raise CorruptStream("a coded stream never ends in a zero word")
-    order, counts = _by_table(indexes, len(tables))
-    coder = AnsCoder(words)
-    grouped = np.empty(len(order), dtype=np.int32)
-    escaped: list[tuple[np.ndarray, int, int]] = []
-    for index, start, end in _groups(counts):
-        low, escape = tables.arrays[index].low, len(tables.arrays[index].frequencies) - 1
-        if not escape:
-            escaped.append((np.arange(start, end), low, escape))
-            continue
-        entries = coder.decode(tables.coders[index], end - start)
-        if entries.max() == escape:
-            escaped.append((np.flatnonzero(entries == escape) + start, low, escape))
-        np.add(entries, np.int32(low), out=grouped[start:end])
-    if escaped:
-        excess = _decode_excess(coder, sum(len(positions) for positions, _, _ in escaped))
-        taken = 0
-        for positions, low, escape in escaped:
-            part = excess[taken : taken + len(positions)]
-            values = low + np.where(part % 2, -(part + 1) // 2, part // 2 + escape)
-            if values.min() < -(2**31) or values.max() >= 2**31:
-                raise CorruptStream("a coded symbol does not fit in 32 bits")
-            grouped[positions] = values
-            taken += len(positions)
-    if not coder.is_empty():
-        raise CorruptStream("a coded stream holds more than its symbols")
-    symbols = np.empty(len(order), dtype=np.int32)
-    symbols[order] = grouped
-    return symbols.reshape(np.shape(indexes))
 
 
 def _by_table(indexes: np.ndarray, tables: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ Categorical = constriction.stream.model.Categorical
 Uniform = constriction.stream.model.Uniform
 
 CODER_PRECISION = 24  # bits of constriction's own fixed-point probabilities
+FAMILY = Categorical(perfect=False)  # of which each symbol names its own member
 CHUNK = 12  # bits of an escape that are coded at once
 
 
@@ -124,6 +125,54 @@ class Decoder:
         """Nothing may be left."""
         if not self._coder.is_empty():
             raise CorruptStream("a coded stream holds more than its symbols")
+
+
+def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerTables) -> bytes:
+    """Code small parts, as :func:`encode_parts` takes them, for :class:`RowDecoder`.
+
+    All symbols of a part go into one call, each with its own row of probabilities, where :func:`encode_parts` takes one call a table: faster
+    by far where a part holds few symbols of many tables, slower where it holds thousands of a few.
+    """
+    flat = [(np.asarray(symbols, np.int64).reshape(-1), np.asarray(indexes).reshape(-1)) for symbols, indexes in parts]
+    rows, lows, escapes = tables.rows
+    coder = AnsCoder()
+    if not flat:
+        return b""
+    indexes = np.concatenate([part for _, part in flat])
+    entries = np.concatenate([part for part, _ in flat]) - lows[indexes]
+    outside = (entries < 0) | (entries >= escapes[indexes])
+    coded = np.where(outside, escapes[indexes], entries).astype(np.int32)
+    if not outside.any():
+        coder.encode_reverse(coded, FAMILY, rows[indexes])
+        return coder.get_compressed().astype("<u4").tobytes()
+    end = len(coded)
+    for _, part in reversed(flat):
+        here = slice(end - len(part), end)
+        excess = entries[here][outside[here]]
+        if len(excess):
+            _encode_excess(coder, np.where(excess < 0, -2 * excess - 1, 2 * (excess - escapes[indexes[here]][outside[here]])))
+        coder.encode_reverse(coded[here], FAMILY, rows[indexes[here]])
+        end -= len(part)
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+class RowDecoder(Decoder):
+    """Undoes :func:`encode_rows` part by part."""
+
+    def take(self, indexes: np.ndarray) -> np.ndarray:
+        rows, lows, escapes = self.tables.rows
+        flat = np.asarray(indexes).reshape(-1)
+        symbols = self._coder.decode(FAMILY, rows[flat])
+        outside = np.flatnonzero(symbols == escapes[flat])
+        symbols += lows[flat]
+        if len(outside):
+            excess = _decode_excess(self._coder, len(outside))
+            low = lows[flat[outside]].astype(np.int64)
+            values = low + np.where(excess % 2, -(excess + 1) // 2, excess // 2 + escapes[flat[outside]])
+            if values.min() < -(2**31) or values.max() >= 2**31:
+                raise CorruptStream("a coded symbol does not fit in 32 bits")
+            symbols[outside] = values
+        return symbols.reshape(np.shape(indexes))
 
 
 def _push(coder: AnsCoder, symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> None:

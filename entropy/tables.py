@@ -18,7 +18,7 @@ PRECISION = 16  # bits: frequencies of one table sum to 2^16
 MAX_EXCESS_BITS = 33  # of an escaped int32's distance from its table, sign folded in
 MAX_LOW = 2**20  # magnitude of a table's first symbol; int32 symbols' distances from it may wrap around, but never onto an entry
 MAX_ENTRIES = 4096  # of one table; keeps the smallest frequency at a sensible distance from the total
-CACHES = ("arrays", "coders", "_costs")  # of IntegerTables, made on first use
+CACHES = ("arrays", "coders", "most_saved", "_costs")  # of IntegerTables, made on first use
 
 
 class Table(NamedTuple):
@@ -117,6 +117,22 @@ class IntegerTables(nn.Module):
 
         return [categorical(table.frequencies) for table in self.arrays]
 
+    @cached_property
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tables side by side for coding few symbols of many: weights of the coder (tables, longest), first symbols, and escapes, int32.
+
+        Entries beyond a table's end take one unit of the coder's precision each, from the likeliest entry.
+        """
+        from neuralcodec.entropy.rans import CODER_PRECISION
+
+        longest = max(len(table.frequencies) for table in self.arrays)
+        weights = np.zeros((len(self.arrays), longest))
+        for row, table in zip(weights, self.arrays):
+            row[: len(table.frequencies)] = table.frequencies * 2 ** (CODER_PRECISION - PRECISION) - 1
+            row[np.argmax(row)] -= longest - len(table.frequencies)
+        lows = np.array([table.low for table in self.arrays], np.int32)
+        return weights, lows, np.array([len(table.frequencies) - 1 for table in self.arrays], np.int32)
+
     def bits(self, symbols: Tensor, indexes: Tensor) -> Tensor:
         """What coding each symbol with its table costs, in bits; symbols outside their table cost the escape and its excess."""
         costs, starts, sizes, lows = (part.to(symbols.device) for part in self._costs)
@@ -129,6 +145,16 @@ class IntegerTables(nn.Module):
             return bits
         excess = torch.where(position < 0, -2 * position - 1, 2 * (position - size + 1)).clamp_min(0).double()
         return torch.where(inside, bits, bits + np.log2(MAX_EXCESS_BITS + 1) + torch.floor(torch.log2(excess + 1)).float())
+
+    @cached_property
+    def most_saved(self) -> Tensor:
+        """For each table, the most bits that the integer next to a symbol, towards zero, costs less than the symbol, (count,)."""
+        edges = [torch.arange(table.low - 1, table.low + len(table.frequencies)) for table in self.arrays]  # and one beyond each end
+        indexes = torch.repeat_interleave(torch.tensor([len(symbols) for symbols in edges]))
+        symbols = torch.cat(edges)
+        saved = self.bits(symbols, indexes) - self.bits(symbols - torch.sign(symbols), indexes)
+        # Farther out, the code of the excess is never more than a bit longer from one symbol to the next.
+        return torch.ones(len(self)).scatter_reduce(0, indexes, saved, "amax").to(self.frequencies.device)
 
     @cached_property
     def _costs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Integers under zero-mean Laplace distributions of 64 log-spaced scales, whose tables need no file to be the same everywhere.
 
-Weights and latents that are fitted to one signal are sharply peaked at zero, and there is no trained model that could bring tables along. So
-these follow from their scale index by decimal arithmetic, whose every operation is correctly rounded by definition (IEEE 754-2008, as
-:mod:`decimal` implements it), and are integers before anything else touches them.
+Weights and latents that are fitted to one signal are sharply peaked at zero, and there is no trained model that could bring tables
+along. So these follow from their scale index by decimal arithmetic, whose every operation is correctly rounded by definition (IEEE
+754-2008, as :mod:`decimal` implements it), and are integers before anything else touches them.
 """
 
 from __future__ import annotations

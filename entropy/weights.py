@@ -7,8 +7,8 @@
 Tensors are seen as matrices (outputs, the rest). Everything that picks a table is an integer that was decoded before.
 
 After Kwan et al. 2024 (NVRC), https://arxiv.org/abs/2409.07414, section 3.3: steps and scales per axis, themselves quantized and coded, and
-soft rounding while fitting. Differs in Laplace distributions (fitted weights are peaked), in scale indexes that are integer sums, so that no
-floating-point number decides a table, and in a single stream.
+soft rounding while fitting. Differs in Laplace distributions (fitted weights are peaked), in scale indexes that are integer sums, so that
+no floating-point number decides a table, and in a single stream.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains once more as it exits
         return 1
     except Exception as error:
-        from neuralcodec.codecs.base import CodecError
+        from neuralcodec.codecs.errors import CodecError
 
         if not isinstance(error, (UserError, CodecError, OSError)):
             raise
@@ -160,7 +160,7 @@ def run_decode(options: argparse.Namespace) -> int:
 
 def _convert_all(options: argparse.Namespace, suffixes: Sequence[str], suffix: str, convert) -> int:
     """Convert every input, in order, and report every one that fails; exit code 1 if any did."""
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
 
     pairs = list(_pairs(options, suffixes, suffix))
     failures = 0

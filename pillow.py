@@ -54,7 +54,7 @@ class NciImageFile(ImageFile.ImageFile):
 
     def load(self):
         if self.tile and self._content is not None and self.fp is not None:
-            from neuralcodec.codecs.base import CodecError
+            from neuralcodec.codecs.errors import CodecError
             from neuralcodec.codecs.image.files import decode_picture
             from neuralcodec.codecs.image.pictures import to_pillow
 
@@ -77,7 +77,7 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
     from neuralcodec.codecs.files import load
     from neuralcodec.codecs.image.files import encode_picture
     from neuralcodec.codecs.image.pictures import from_pillow

@@ -18,8 +18,9 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from neuralcodec.datasets.images import kodak_folder, list_images, read_rgb
-from neuralcodec.eval import colour, curves
+from neuralcodec.datasets import colour
+from neuralcodec.datasets.folders import kodak_folder, list_images, read_rgb
+from neuralcodec.eval import curves
 from neuralcodec.eval.classical.image import Avif
 from neuralcodec.eval.metrics.image import mse, psnr_of_mse
 from neuralcodec.eval.modalities import Images

@@ -15,7 +15,8 @@ from skimage import data as photographs
 
 import neuralcodec
 from neuralcodec.cli import main as neuralcodec_command
-from neuralcodec.datasets.images import kodak_folder, to_tensor
+from neuralcodec.datasets.folders import kodak_folder
+from neuralcodec.datasets.images import to_tensor
 from neuralcodec.eval.metrics.image import psnr
 
 

@@ -15,7 +15,7 @@ from neuralcodec.codecs.files import load
 from neuralcodec.codecs.image.files import encode_to_target
 from neuralcodec.codecs.image.pictures import read_picture
 from neuralcodec.codecs.image.targets import Target
-from neuralcodec.datasets.images import kodak_folder, list_images
+from neuralcodec.datasets.folders import kodak_folder, list_images
 
 
 def main() -> None:

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from neuralcodec.codecs import PEERS, WEIGHTS
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, load_weights
+from neuralcodec.datasets.audio import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS
 from neuralcodec.entropy import container
 from neuralcodec.entropy.rans import CorruptStream
 
 MAX_PIXELS = 2**27  # a header of 24 bytes can ask for any picture; more than this needs the caller's word
 MAX_WHOLE_PIXELS = 2**26  # the same of a picture that is not cut into tiles, which takes far more memory
 MAX_SAMPLES = 2**27  # of all channels: 2.3 hours of mono at 16 kHz
-LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
-MAX_CHANNELS = 64
 LIMITS = {"image": MAX_WHOLE_PIXELS, "audio": MAX_SAMPLES}  # of signals that are coded in one piece
 UNSAVED = bytes(4)  # fingerprint of a codec whose weights are in no file
 

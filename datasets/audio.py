@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-import torch
 
-from neuralcodec.datasets.images import data_root
+from neuralcodec.datasets import media
+from neuralcodec.datasets.folders import data_root
 
 SOUNDFILE_EXTENSIONS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 FFMPEG_EXTENSIONS = {".m4a", ".m4b", ".aac", ".weba", ".mka", ".wma", ".amr", ".awb", ".ac3"}
@@ -18,7 +18,7 @@ EXTENSIONS = SOUNDFILE_EXTENSIONS | FFMPEG_EXTENSIONS
 LIBRISPEECH = {"test-clean": 2620, "test-other": 2939, "dev-clean": 2703, "dev-other": 2864}  # utterances of each split
 MAX_VALUES = 2**28  # samples of all channels: 4½ hours of mono at 16 kHz, one GiB; a file's header is not believed
 MAX_CHANNELS = 64
-LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
+LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz, of sounds that are read, and of those that a coded file can hold
 LONGEST_FRAME = 0.06  # seconds, of any codec measured: a file of whole frames is longer than its sound by less
 BLOCK = 2**18  # samples read at a time
 SHARP = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}  # torchaudio's values for "kaiser_best"
@@ -97,7 +97,7 @@ def read_by_ffmpeg(source: str | Path | IO[bytes], name: str = "the file", kind:
     """The first sound track of a file, by the FFmpeg in PyAV, which leaves out what encoders put before and behind the original samples.
 
     Args:
-        kind: the container, as FFmpeg names it, where it is known.
+        kind: the container, as FFmpeg names it, where it is known; by default any of :data:`neuralcodec.datasets.media.AUDIO`.
 
     Raises:
         ValueError: not a sound, an empty or damaged one, or one that is too long.
@@ -105,7 +105,7 @@ def read_by_ffmpeg(source: str | Path | IO[bytes], name: str = "the file", kind:
     import av
 
     try:
-        with av.open(source if hasattr(source, "read") else str(source), "r", format=kind) as file:
+        with media.opened(source, [kind] if kind else media.AUDIO) as file:
             if not file.streams.audio:
                 raise ValueError(f"{name} has no sound track")
             stream = file.streams.audio[0]
@@ -133,12 +133,13 @@ def resample(sound: Sound, rate: int) -> Sound:
     Raises:
         ValueError: the two rates have no ratio of small numbers, so that the filter would not fit in memory.
     """
-    from torchaudio.functional import resample as by_torchaudio
-
     if rate == sound.rate:
         return sound
     if rate * sound.rate // math.gcd(rate, sound.rate) ** 2 > MAX_RATIO:
         raise ValueError(f"sounds at {sound.rate} Hz cannot be resampled to {rate} Hz: their ratio is not one of small numbers")
+    import torch  # here, because most of what reads sounds does without
+    from torchaudio.functional import resample as by_torchaudio
+
     x = torch.from_numpy(np.ascontiguousarray(sound.samples))
     return Sound(by_torchaudio(x, sound.rate, rate, resampling_method="sinc_interp_kaiser", **SHARP).numpy(), rate)
 

@@ -1,11 +1,10 @@
-"""Folders of images for training, decoded once; Kodak and other folders for evaluation."""
+"""Folders of images for training, decoded once, and whole images for evaluation."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import urllib.request
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,52 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
-KODAK_ITEMS = 24
-KODAK_SHA256 = "4a094a9247f1ba95d9a4e129400fe5ac70d89d08cd7829dc0ca3d24758337a30"  # of its items' own, as evaluation has them, sorted
-KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
-
-
-def data_root() -> Path | None:
-    """The folder that the environment variable ``NEURALCODEC_DATA`` names, if it does."""
-    value = os.environ.get("NEURALCODEC_DATA")
-    return Path(value) if value else None
-
-
-def resolve_folder(folder: str | Path) -> Path:
-    """A folder as given, or below ``NEURALCODEC_DATA``.
-
-    Raises:
-        FileNotFoundError: neither exists.
-    """
-    candidates = [Path(folder)] + ([root / folder] if (root := data_root()) else [])
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    raise FileNotFoundError(f"no folder {' or '.join(map(str, candidates))}; pass a path, or set NEURALCODEC_DATA")
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """All image files below a folder, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-
-
-def read_rgb(path: str | Path, strict: bool = False) -> np.ndarray:
-    """An image as (H, W, 3) uint8, EXIF orientation applied.
-
-    Args:
-        strict: refuse what would be dropped, with ``ValueError``: more than 8 bits, transparency.
-    """
-    with Image.open(path) as image:
-        if strict and image.mode.startswith(("I", "F")):
-            raise ValueError(f"{path} has more than 8 bits a sample")
-        if strict and image.has_transparency_data and int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255:
-            raise ValueError(f"{path} has transparency")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+from neuralcodec.codecs.writing import whole_file, write_whole
+from neuralcodec.datasets.folders import list_images, read_rgb, resolve_folder
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -105,24 +64,20 @@ class PackedImages:
                 warnings.warn(f"skipping {path}: {error}", stacklevel=2)
                 return None
 
-        base.parent.mkdir(parents=True, exist_ok=True)
-        part = base.with_name(f"{base.name}.{os.getpid()}.part")
         shapes, skipped = [], 0
-        with ThreadPoolExecutor(os.cpu_count()) as pool, part.open("wb") as out:
+        with ThreadPoolExecutor(os.cpu_count()) as pool, whole_file(base.with_suffix(".u8")) as out:
             for pixels in pool.map(read, files):
                 if pixels is None:
                     skipped += 1
                 else:
                     shapes.append(pixels.shape)
                     out.write(np.ascontiguousarray(pixels).data)
-        if skipped:
-            warnings.warn(f"skipped {skipped} of {len(files)} images that could not be decoded", stacklevel=2)
-        if not shapes:
-            part.unlink()
-            raise FileNotFoundError("none of the images could be decoded")
-        part.replace(base.with_suffix(".u8"))
-        part.write_text(json.dumps({"shapes": shapes, "skipped": skipped}))
-        part.replace(base.with_suffix(".json"))  # last: its presence says that the pack is complete
+            if skipped:
+                warnings.warn(f"skipped {skipped} of {len(files)} images that could not be decoded", stacklevel=2)
+            if not shapes:
+                raise FileNotFoundError("none of the images could be decoded")
+        index = json.dumps({"shapes": shapes, "skipped": skipped})
+        write_whole(base.with_suffix(".json"), index)  # last: its presence says that the pack is complete
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -205,50 +160,3 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[str, Tensor]:
         return self.files[index].stem, to_tensor(read_rgb(self.files[index]))[0]
-
-
-def named_folder(name: str, root: str | Path | None = None) -> Path:
-    """The folder of ``kodak``, or of ``clic``: any of the CLIC challenge's sets as its organisers pack them.
-
-    Raises:
-        FileNotFoundError: not there, and not to be had.
-    """
-    if name == "kodak" or root is not None:
-        return kodak_folder(root)
-    data = data_root()
-    found = sorted(path for parent in (data / "eval", data) for path in parent.glob("clic*") if path.is_dir()) if data else []
-    if not found:
-        raise FileNotFoundError("CLIC is not here: pass its folder as --root (https://clic.compression.cc has it)")
-    return found[0]
-
-
-def kodak_folder(root: str | Path | None = None, download: bool = True) -> Path:
-    """The folder of the 24 Kodak images: ``root``, else below ``NEURALCODEC_DATA``, else a cache that is filled from their public address.
-
-    Raises:
-        FileNotFoundError: not there, and not to be had.
-    """
-    if root is not None:
-        return resolve_folder(root)
-    if (data := data_root()) is not None:
-        for folder in (data / "eval" / "kodak", data / "kodak"):
-            if folder.is_dir():
-                return folder
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "neuralcodec" / "kodak"
-    for number in range(1, KODAK_ITEMS + 1):
-        path = cache / f"kodim{number:02d}.png"
-        if path.exists():
-            continue
-        if not download:
-            raise FileNotFoundError("Kodak is not here: pass --root, or set NEURALCODEC_DATA")
-        try:
-            with urllib.request.urlopen(KODAK_URL.format(number), timeout=20) as response:
-                content = response.read()
-        except OSError as error:
-            hint = "pass --root, or set NEURALCODEC_DATA"
-            raise FileNotFoundError(f"Kodak is not here and could not be downloaded ({error}): {hint}") from None
-        cache.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(path)
-    return cache

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from neuralcodec.datasets.images import ImageFolder, PackedImages, RandomCrops, augment, kodak_folder, resolve_folder
+from neuralcodec.datasets.folders import kodak_folder, resolve_folder
+from neuralcodec.datasets.images import ImageFolder, PackedImages, RandomCrops, augment
 
 
 class ImageDataModule(L.LightningDataModule):

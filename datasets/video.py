@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from neuralcodec.datasets import images
-from neuralcodec.eval import colour
+from neuralcodec.codecs.writing import whole_file
+from neuralcodec.datasets import colour, folders, media
 
 if TYPE_CHECKING:
     import av
@@ -50,6 +50,7 @@ _RATE = re.compile(
 _DEPTH = re.compile(r"(?<!\d)(\d{1,2})[-_]?b(?:its?)?(?![a-z])|420p?_?(10)(?:le)?(?!\d)", re.IGNORECASE)
 _CHROMA = re.compile(r"(?<!\d)(4(?:00|20|22|44))(?!\d)|yuv(4\d\d)")
 _TAGS = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}  # H.273 MatrixCoefficients
+_UNTAGGED = 2
 _FULL_RANGE = 2  # AVColorRange
 
 
@@ -103,7 +104,7 @@ class Clip:
         return self.y[index], self.u[index], self.v[index]
 
     def rgb(self, index: int) -> np.ndarray:
-        """One frame, (H, W, 3) uint8; chroma interpolated as :mod:`neuralcodec.eval.colour` says."""
+        """One frame, (H, W, 3) uint8; chroma interpolated as :mod:`neuralcodec.datasets.colour` says."""
         return colour.from_420(*self.frame(index), self.bits, self.matrix, self.full_range)
 
     def first(self, frames: int | None) -> Clip:
@@ -215,13 +216,10 @@ def from_raw(
 
 def write_raw(clip: Clip, path: str | Path) -> None:
     """What :func:`from_raw` reads."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as out:
+    with whole_file(path) as out:
         for index in range(len(clip)):
             for plane in clip.frame(index):
                 out.write(_octets(plane))
-    part.replace(path)
 
 
 def to_frames(clip: Clip) -> Iterator[av.VideoFrame]:
@@ -253,7 +251,8 @@ def from_frames(frames: Iterable[av.VideoFrame], rate: Fraction, matrix: str | N
         matrix: else as the frames are tagged; without a tag, BT.709 from 720 lines, BT.601 below.
 
     Raises:
-        ValueError: there are none, they are not 4:2:0 at 8 or 10 bits, they change on the way, or they are too many.
+        ValueError: there are none, they are not 4:2:0 at 8 or 10 bits, they are tagged with a matrix that is not known, they change on the
+            way, or they are too many.
     """
     kinds = set()
 
@@ -272,6 +271,8 @@ def from_frames(frames: Iterable[av.VideoFrame], rate: Fraction, matrix: str | N
     if not kinds:
         raise ValueError("there are no frames")
     width, height, name, tag, range_tag = kinds.pop()
+    if matrix is None and tag not in (*_TAGS, _UNTAGGED):
+        raise ValueError(f"its tag of colours is {tag} in H.273's table of matrices, which is not known here; say --matrix")
     full_range = range_tag == _FULL_RANGE or name == "yuvj420p"
     return from_raw(samples, width, height, rate, PIXEL_FORMATS[name], matrix or _TAGS.get(tag) or _usual_matrix(height), full_range)
 
@@ -285,14 +286,14 @@ def find_clips(place: str | Path) -> tuple[Path, list[Path]]:
     Raises:
         FileNotFoundError: there is no such place.
     """
-    places = [Path(place), *([root / place] if (root := images.data_root()) else [])]
+    places = [Path(place), *([root / place] if (root := folders.data_root()) else [])]
     found = next((each for each in places if each.exists()), None)
     if found is None:
         raise FileNotFoundError(f"no file or folder {' or '.join(map(str, places))}")
     if found.is_file():
         return found.parent, [found]
     files = [path for path in found.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
-    clips = sorted({*files, *(path.parent for path in images.list_images(found))})
+    clips = sorted({*files, *(path.parent for path in folders.list_images(found))})
     return (found.parent if clips == [found] else found), clips
 
 
@@ -302,7 +303,7 @@ def uvg_files(root: str | Path | None = None) -> list[Path]:
     Raises:
         FileNotFoundError: no folder, or some are not in it; the message names them.
     """
-    data = images.data_root()
+    data = folders.data_root()
     below = [data / parent / name for parent in (".", "eval", "eval/video") for name in ("uvg", "UVG")] if data else []
     folder = next((place for place in ([Path(root)] if root is not None else below) if place.is_dir()), None)
     if folder is None:
@@ -352,40 +353,41 @@ def _read_raw(
 def _read_video(path: Path, frames: int | None, rate: Fraction | None, matrix: str | None) -> Clip:
     import av
 
-    with path.open("rb") as opened:  # PyAV gets an open file, so that no name is taken for an address
-        try:
-            with av.open(opened, "r") as file:
-                if not file.streams.video:
-                    raise ValueError("there is no video in it")
-                stream = file.streams.video[0]
-                context = stream.codec_context
-                if context is None:
-                    raise ValueError("its codec is not known")
-                if context.width * context.height > MAX_PIXELS:
-                    raise ValueError(f"frames of {context.width}×{context.height} are too large")
-                context.thread_type = "AUTO"
-                speed = rate or stream.average_rate or stream.guessed_rate
-                if not speed:
-                    raise ValueError("it says no frame rate; give --fps")
-                return from_frames(itertools.islice(file.decode(stream), frames), Fraction(speed), matrix)
-        except (av.error.FFmpegError, OSError) as error:  # PyAV passes on what fails in seeking
-            raise ValueError(f"{path.name} cannot be decoded ({error.strerror})") from None
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with media.opened(path, media.VIDEO) as file:
+            if not file.streams.video:
+                raise ValueError("there is no video in it")
+            stream = file.streams.video[0]
+            context = stream.codec_context
+            if context is None:
+                raise ValueError("its codec is not known")
+            if context.width * context.height > MAX_PIXELS:
+                raise ValueError(f"frames of {context.width}×{context.height} are too large")
+            context.thread_type = "AUTO"
+            speed = rate or stream.average_rate or stream.guessed_rate
+            if not speed:
+                raise ValueError("it says no frame rate; give --fps")
+            return from_frames(itertools.islice(file.decode(stream), frames), Fraction(speed), matrix)
+    except (av.error.FFmpegError, OSError) as error:  # PyAV passes on what fails in seeking
+        raise ValueError(f"{path.name} cannot be decoded ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _read_pictures(folder: Path, frames: int | None, rate: Fraction | None, matrix: str) -> Clip:
     """Pictures in the order of their names, to 8 bits of limited range."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in images.EXTENSIONS)[:frames]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in folders.EXTENSIONS)[:frames]
     if not paths:
         raise ValueError(f"{folder.name} holds no pictures")
     if rate is None:
         raise ValueError(f"{folder.name}: pictures say no frame rate; give --fps")
-    height, width = images.read_rgb(paths[0]).shape[:2]
+    height, width = folders.read_rgb(paths[0]).shape[:2]
 
     def planes() -> Iterator[np.ndarray]:
         for path in paths:
-            pixels = images.read_rgb(path)
+            pixels = folders.read_rgb(path)
             if pixels.shape[:2] != (height, width):
                 raise ValueError(f"{folder.name}: {path.name} is {pixels.shape[1]}×{pixels.shape[0]}, the first is {width}×{height}")
             yield from colour.to_420(pixels, 8, matrix)

@@ -113,6 +113,6 @@ def candidate(name: str, levels: Sequence[float] | None = None) -> Candidate:
         from neuralcodec.eval.learned import Learned
 
         return Learned(name, levels)
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
 
     raise CodecError(f"there is no codec {name!r}: neither a weights file nor one of {', '.join([*WEIGHTS, *CLASSICAL, *PEERS])}")

@@ -30,7 +30,7 @@ besides:
 
 def main(arguments: Sequence[str]) -> int:
     """``neuralcodec eval`` with these arguments; the exit code. Options and other arguments may come in any order."""
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
     from neuralcodec.eval.results import ResultsError
 
     others = {"compare": (add_compare_arguments, _compare), "published": (add_published_arguments, _list_published)}
@@ -119,7 +119,7 @@ def _list_published(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
     from neuralcodec.eval import cost, curves, modalities, sweep, tables
     from neuralcodec.eval.results import Results
     from neuralcodec.eval.show import Progress
@@ -213,7 +213,7 @@ def _kept(store: Store | None) -> str:
 
 def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
     """In the order asked for, ``classical`` expanded to those of the modality, those whose libraries are missing named and left out."""
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
     from neuralcodec.eval.candidates import candidate
     from neuralcodec.eval.classical import NAMES
 
@@ -233,7 +233,7 @@ def _candidates(wanted: list[str], levels: list[float] | None, modality: str):
 
 def _willing(codecs: list[Candidate], chosen: list[Source]) -> list[Candidate]:
     """Those that can code every item; the others are named and left out."""
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
 
     willing = []
     for codec in codecs:
@@ -259,7 +259,7 @@ def _anchor(name: str | None, all_curves):
 
 def _modality(args: argparse.Namespace) -> Modality:
     """What kind of signal, and how its items are to be read."""
-    from neuralcodec.codecs.base import CodecError
+    from neuralcodec.codecs.errors import CodecError
     from neuralcodec.eval import modalities
 
     kind = modalities.MODALITIES[args.modality] if args.modality else modalities.kind_of(args.dataset, args.root)

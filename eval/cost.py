@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuralcodec.codecs.base import CodecError, parameter_count
+from neuralcodec.codecs.base import parameter_count
+from neuralcodec.codecs.errors import CodecError
 from neuralcodec.eval.candidates import Candidate
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.modalities import Modality

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuralcodec.codecs.base import CodecError, parameter_count
+from neuralcodec.codecs.base import parameter_count
+from neuralcodec.codecs.errors import CodecError
 from neuralcodec.codecs.files import load
 from neuralcodec.entropy import container
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded

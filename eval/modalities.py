@@ -22,7 +22,7 @@ from torch import Tensor
 from neuralcodec.codecs.audio.files import decode_sound, encode_sound, to_tensor
 from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.files import Coded, decode_signal, encode_signal
-from neuralcodec.datasets import audio, images, video
+from neuralcodec.datasets import audio, folders, images, video
 from neuralcodec.eval.results import Dataset, Item
 
 
@@ -134,24 +134,23 @@ class Images(Modality):
     name = "image"
     plural = "images"
     datasets = ("images", "kodak", "clic")
-    extensions = frozenset(images.EXTENSIONS)
+    extensions = frozenset(folders.EXTENSIONS)
     rate_unit = "bpp"
     rate_title = "bits per pixel"
     cost_unit = "kMAC/pixel"
 
     def find(self, dataset: str, root: str | None) -> tuple[Path, list[Path]]:
         if dataset in self.datasets[1:]:
-            folder = images.named_folder(dataset, root)
+            folder = folders.named_folder(dataset, root)
         else:
-            folder = images.resolve_folder(_place(self, dataset, root))
-        return folder, images.list_images(folder)
+            folder = folders.resolve_folder(_place(self, dataset, root))
+        return folder, folders.list_images(folder)
 
     def protocol(self, dataset: str, items: Sequence[Item]) -> str:
-        samples = hashlib.sha256("".join(sorted(item.sha256 for item in items)).encode()).hexdigest()
-        return "kodak" if samples == images.KODAK_SHA256 else super().protocol(dataset, items)
+        return "kodak" if folders.is_kodak(item.sha256 for item in items) else super().protocol(dataset, items)
 
     def read(self, path: Path) -> np.ndarray:
-        return images.read_rgb(path, strict=True)
+        return folders.read_rgb(path, strict=True)
 
     def extent(self, signal: np.ndarray) -> float:
         return signal.shape[0] * signal.shape[1]
@@ -160,7 +159,7 @@ class Images(Modality):
         return {"width": signal.shape[1], "height": signal.shape[0]}
 
     def sha256(self, signal: np.ndarray) -> str:
-        return hashlib.sha256(f"{signal.shape} ".encode() + signal.tobytes()).hexdigest()
+        return folders.sha256(signal)
 
     def shape(self, signal: np.ndarray) -> tuple[int, ...]:
         return signal.shape
@@ -191,7 +190,7 @@ class Sounds(Modality):
         place = _place(self, dataset, root)
         if place.is_file():
             return place.parent, [place]
-        folder = images.resolve_folder(place)
+        folder = folders.resolve_folder(place)
         return folder, audio.list_sounds(folder)
 
     def protocol(self, dataset: str, items: Sequence[Item]) -> str:
@@ -311,7 +310,7 @@ def kind_of(dataset: str, root: str | None = None) -> type[Modality]:
         if dataset in modality.datasets:
             return modality
     place = Path(root or "") / dataset
-    if not place.exists() and (data := images.data_root()):
+    if not place.exists() and (data := folders.data_root()):
         place = data / dataset
     if not place.exists():
         raise CodecError(f"there is no dataset, file or folder {dataset!r}; by name there are {', '.join(names())}")

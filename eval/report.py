@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from neuralcodec.codecs.writing import write_whole
 from neuralcodec.eval.modalities import MODALITIES
-from neuralcodec.eval.results import Results, write
+from neuralcodec.eval.results import Results
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -27,4 +28,4 @@ def save(results: Results, samples: Sequence[dict], path: str | Path) -> None:
                 file["quality"] |= kind.metrics.derived(file["quality"], file["errors"])
     content |= {"rate_title": kind.rate_title, "cost_unit": kind.cost_unit, "plural": kind.plural, "samples": list(samples)}
     text = json.dumps(content, ensure_ascii=False, allow_nan=False).replace("</", "<\\/")  # no text may end the script element
-    write(Path(path), TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text))
+    write_whole(path, TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text))

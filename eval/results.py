@@ -38,6 +38,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuralcodec.codecs.writing import write_whole
+
 SCHEMA = 2
 
 
@@ -134,7 +136,7 @@ class Results:
     schema: int = SCHEMA
 
     def save(self, path: str | Path) -> None:
-        write(Path(path), json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_whole(path, json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def save_csv(self, path: str | Path) -> None:
         """One row for each point of each curve."""
@@ -147,7 +149,7 @@ class Results:
             for point in curve.points:
                 values = {**{name: getattr(point, name, None) for name in numbers}, **point.quality}
                 writer.writerow({"codec": curve.name, "kind": curve.kind, "rate_unit": unit, "source": curve.source, **values})
-        write(Path(path), file.getvalue())
+        write_whole(path, file.getvalue())
 
 
 def load(path: str | Path) -> Results:
@@ -174,14 +176,3 @@ def load(path: str | Path) -> Results:
 
 def _point(content: dict) -> Point:
     return Point(**{**content, "files": [File(**file) for file in content["files"]]})
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """All of it or nothing."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

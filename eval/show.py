@@ -13,8 +13,9 @@ import rich.progress
 from rich.console import Console
 from rich.text import Text
 
+from neuralcodec.codecs.writing import write_whole
 from neuralcodec.eval.modalities import MODALITIES
-from neuralcodec.eval.results import Curve, Results, write
+from neuralcodec.eval.results import Curve, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +108,7 @@ def plot(results: Results, folder: Path) -> list[Path]:
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=130, format=kind, metadata={"Date": None} if kind == "svg" else None)
         paths.append(folder / f"rd.{kind}")
-        write(paths[-1], buffer.getvalue())
+        write_whole(paths[-1], buffer.getvalue())
     plt.close(figure)
     return paths
 

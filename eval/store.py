@@ -18,7 +18,7 @@ from typing import Any
 from neuralcodec.eval.candidates import Candidate
 from neuralcodec.eval.results import File, Item
 
-CODE = tuple(f"neuralcodec.{name}" for name in ("datasets", "eval.metrics", "eval.colour", "eval.modalities", "eval.sweep"))
+CODE = tuple(f"neuralcodec.{name}" for name in ("datasets", "eval.metrics", "eval.modalities", "eval.sweep"))
 
 
 class Store:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from neuralcodec.codecs.base import CodecError, first_line
+from neuralcodec.codecs.errors import CodecError, first_line
 from neuralcodec.eval.candidates import Candidate, candidate
 from neuralcodec.eval.modalities import Modality, Source
 from neuralcodec.eval.results import Curve, File, Item, Point

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.errors import CodecError
 
 OWN_CLUSTER = "local"  # the address of a cluster that is started for this run, on this machine
 

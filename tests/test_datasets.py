@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -11,18 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from neuralcodec.datasets.images import (
-    ImageFolder,
-    PackedImages,
-    RandomCrops,
-    augment,
-    kodak_folder,
-    list_images,
-    read_rgb,
-    resolve_folder,
-    to_pixels,
-    to_tensor,
-)
+from neuralcodec.codecs.writing import whole_file, write_whole
+from neuralcodec.datasets import folders
+from neuralcodec.datasets.folders import kodak_folder, list_images, read_rgb, resolve_folder
+from neuralcodec.datasets.images import ImageFolder, PackedImages, RandomCrops, augment, to_pixels, to_tensor
 
 
 @pytest.fixture
@@ -165,3 +159,35 @@ def test_kodak_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="NEURALCODEC_DATA"):
         kodak_folder(download=False)
+
+
+def test_kodak_is_downloaded_whole_and_refused_where_its_address_has_other_pictures(tmp_path, monkeypatch, picture):
+    monkeypatch.delenv("NEURALCODEC_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def answer(address: str, timeout: float) -> io.BytesIO:
+        asked.append(address)
+        file = io.BytesIO()
+        Image.fromarray(to_pixels(picture(8, 8, seed=len(asked) % 24))).save(file, "PNG")
+        return io.BytesIO(file.getvalue())
+
+    monkeypatch.setattr(folders.urllib.request, "urlopen", answer)
+    with pytest.raises(FileNotFoundError, match="other pictures"):
+        kodak_folder()
+    assert len(asked) == 24 and not list(tmp_path.rglob("*.png"))
+    hashes = [folders.sha256(to_pixels(picture(8, 8, seed=seed))) for seed in range(24)]
+    monkeypatch.setattr(folders, "KODAK_SHA256", hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest())
+    assert len(list_images(kodak_folder())) == 24 and len(asked) == 48
+    assert kodak_folder(download=False) == tmp_path / "neuralcodec" / "kodak"
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing_and_what_was_there(tmp_path):
+    path = tmp_path / "below" / "a.txt"
+    write_whole(path, "first")
+    with pytest.raises(KeyError), whole_file(path) as file:
+        file.write(b"second")
+        raise KeyError
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+    write_whole(path, b"third")
+    assert path.read_text() == "third" and list(path.parent.iterdir()) == [path]

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from neuralcodec.codecs.base import build
-from neuralcodec.eval import colour, command, cost, curves, modalities, results, samples, store, sweep
+from neuralcodec.datasets import colour
+from neuralcodec.eval import command, cost, curves, modalities, results, samples, store, sweep
 from neuralcodec.eval.classical.image import CODECS
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.metrics import image as metrics
@@ -401,8 +402,9 @@ def test_classical_codecs_are_listed_where_they_are_and_bring_no_more_than_they_
     assert all(codec.modality == modality for modality, module in modules.items() for codec in module.CODECS)
     every = classical.CLASSICAL
     assert list(every) == [name for names in NAMES.values() for name in names] and every["opus"] is audio.CODECS[0]
-    code = "import sys; from neuralcodec.eval.candidates import candidate; candidate('jpeg'); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for name in ("jpeg", "opus", "x264"):
+        code = f"import sys; from neuralcodec.eval.candidates import candidate; candidate({name!r}); sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, name
 
 
 def test_items_of_one_name_and_two_formats_are_two_items(tmp_path):

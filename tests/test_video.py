@@ -6,10 +6,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
-from neuralcodec.datasets import video
-from neuralcodec.eval import colour
+from neuralcodec.datasets import audio, colour, video
 
 
 def write_y4m(clip: video.Clip, path, colour_space: str) -> None:
@@ -127,6 +127,40 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, encoder, moving, tm
             assert path.name in str(error) and "\n" not in str(error)
             refused += 1
     assert 0 < refused <= 40
+
+
+@pytest.mark.parametrize("name", ["list.mp4", "list.mkv", "list.wav", "list.m4a"])
+def test_a_playlist_under_a_media_name_opens_no_other_file(name, tmp_path, moving):
+    other = tmp_path / ("other.wav" if name.endswith(("wav", "m4a")) else "other.y4m")
+    if other.suffix == ".wav":
+        soundfile.write(other, np.random.default_rng(0).normal(0, 0.1, 4000), 16000)
+    else:
+        write_y4m(moving(2), other, "420mpeg2")
+    text = f"ffconcat version 1.0\nfile {other.name}\n"
+    (tmp_path / name).write_text(text)
+    with av.open(str(tmp_path / name)) as file:
+        assert file.format.name == "concat" and next(file.decode()), "FFmpeg by itself does follow it"
+    read = audio.read_sound if other.suffix == ".wav" else video.read_clip
+    for content in (text, f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/{other.name}\n#EXT-X-ENDLIST\n"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError) as error:
+            read(tmp_path / name)
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tag, known", [(2, True), (5, True), (8, False), (7, False)], ids=["none", "BT.470", "YCgCo", "SMPTE 240M"])
+def test_clips_of_an_unknown_matrix_are_refused_unless_one_is_named(tag, known, moving):
+    def tagged():
+        for frame in video.to_frames(moving(2)):
+            frame.colorspace = tag
+            yield frame
+
+    if known:
+        assert video.from_frames(tagged(), Fraction(25)).matrix == "bt601"
+    else:
+        with pytest.raises(ValueError, match=f"{tag} in H.273's table"):
+            video.from_frames(tagged(), Fraction(25))
+        assert video.from_frames(tagged(), Fraction(25), "bt709").matrix == "bt709"
 
 
 def test_missing_files_are_named(tmp_path):

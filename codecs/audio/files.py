@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from neuralcodec.codecs.base import Codec, CodecError
-from neuralcodec.codecs.files import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS, MAX_SAMPLES, Coded, decode_signal, encode_signal
-from neuralcodec.datasets.audio import Sound, resample
+from neuralcodec.codecs.files import MAX_SAMPLES, Coded, decode_signal, encode_signal
+from neuralcodec.datasets.audio import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS, Sound, resample
 from neuralcodec.entropy import container
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.errors import CodecError
 from neuralcodec.datasets.audio import Sound, read_by_ffmpeg, read_sound, resample
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded
 

@@ -1,7 +1,7 @@
 """Classical image codecs, at settings that serve RGB PSNR as well as the libraries can at bearable speed.
 
-Formats that code Y'CbCr beyond 8 bits get 10-bit samples, converted with rounding (:mod:`neuralcodec.eval.colour`), and all are compared
-with the original RGB. JPEG XL and AVIF come from ``imagecodecs``, which ``pip install neuralcodec[measure]`` brings.
+Formats that code Y'CbCr beyond 8 bits get 10-bit samples, converted with rounding (:mod:`neuralcodec.datasets.colour`), and all are
+compared with the original RGB. JPEG XL and AVIF come from ``imagecodecs``, which ``pip install neuralcodec[measure]`` brings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from neuralcodec.eval import colour
+from neuralcodec.datasets import colour
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded
 
 BITS = 10

@@ -20,9 +20,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.errors import CodecError
+from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip, from_frames, to_frames
-from neuralcodec.eval import colour
 from neuralcodec.eval.candidates import Candidate, Decoded, Encoded
 
 IVF_HEADER, IVF_FRAME_HEADER = 32, 12  # bytes

@@ -10,7 +10,7 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-from neuralcodec.eval import colour
+from neuralcodec.datasets import colour
 
 MS_SSIM_SIDE = 160  # an image must be larger for five scales of an 11-tap window
 PSNR_OF_EQUAL = 99.0  # dB, where nothing differs

@@ -10,8 +10,8 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip
-from neuralcodec.eval import colour
 from neuralcodec.eval.metrics.image import MS_SSIM_SIDE, decibels, psnr_of_mse
 
 _RGB = (

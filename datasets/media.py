@@ -1,0 +1,41 @@
+"""FFmpeg on files from anywhere: only formats that hold their own samples are recognised, and nothing but the file itself is opened.
+
+FFmpeg goes by content, not by name: what is called ``clip.mp4`` may be a playlist (HLS, DASH, concat, SDP, …) that has it read other files
+or ask the network, and put what it finds into the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+VIDEO = ("mov", "matroska", "avi", "yuv4mpegpipe", "h264", "hevc", "ivf", "obu", "av1", "mpegts", "mpeg", "flv", "ogg")
+AUDIO = (
+    *("wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "asf", "mov", "matroska"),
+    *("avi", "mpegts", "mpeg", "flv"),
+)  # as FFmpeg names demuxers
+
+
+@contextlib.contextmanager
+def opened(source: str | Path | IO[bytes], formats: Sequence[str]) -> Iterator[InputContainer]:
+    """A media file. FFmpeg gets an open file, never a name, which it could take for an address.
+
+    Args:
+        source: a path or a seekable binary file object.
+        formats: those allowed, as FFmpeg names them.
+
+    Raises:
+        av.FFmpegError: it is of no such format.
+        OSError: it cannot be read.
+    """
+    import av
+
+    options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "none"}  # there is no protocol of that name
+    with contextlib.ExitStack() as stack:
+        data = stack.enter_context(Path(source).open("rb")) if isinstance(source, (str, Path)) else source
+        yield stack.enter_context(av.open(data, "r", container_options=options))

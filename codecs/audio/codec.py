@@ -11,26 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.audio.layers import Streamed, streaming
+from neuralcodec.codecs.audio.layers import streaming
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed
 
-
-class Segment(NamedTuple):
-    payload: bytes
-    symbols: Tensor  # int32, (channels of the sound, …, frames): what was coded
+LONGEST_SEGMENT = 2**12  # frames
 
 
 class SegmentCodec(Codec):
     """A codec of sounds that codes one segment after another.
 
-    A subclass implements :meth:`forward`, :meth:`quantize`, :meth:`encode_symbols`, :meth:`decode_symbols`, :meth:`dequantize` and
-    :meth:`freeze`. Channels of a sound beyond those of the transforms are coded like sounds of their own, side by side.
+    A subclass implements :meth:`forward`, :meth:`quantize`, :meth:`encode_symbols`, :meth:`decode_symbols`, :meth:`dequantize`,
+    :meth:`synthesise` and :meth:`freeze`. Channels of a sound beyond those of the transforms are coded side by side, each like a sound of its own.
 
     Args:
         analysis, synthesis: transforms of :mod:`~neuralcodec.codecs.audio.transforms` or :mod:`~neuralcodec.codecs.audio.waveform`.
@@ -41,6 +37,7 @@ class SegmentCodec(Codec):
 
     modality = "audio"
     decoder_parameters = ("synthesis.", "inverse_gain.")
+    latent: int  # channels of ŷ
     bypass = False  # forward skips the quantizer: how training may begin
 
     def __init__(
@@ -57,37 +54,41 @@ class SegmentCodec(Codec):
             raise TypeError("analysis and synthesis are transforms, each with a class_path")
         if analysis.hop != synthesis.hop or analysis.channels != synthesis.channels:
             raise ValueError("analysis and synthesis disagree about the hop or the channels")
-        if not 1 <= segment <= 2**15 or not 1000 <= sampling_rate <= 768_000:
-            raise ValueError("a segment has 1 … 32768 frames, a sampling rate lies between 1 and 768 kHz")
+        if not 1 <= segment <= LONGEST_SEGMENT or not 1000 <= sampling_rate <= 768_000:
+            raise ValueError(f"a segment has 1 … {LONGEST_SEGMENT} frames, a sampling rate lies between 1 and 768 kHz")
         self.analysis = analysis
         self.synthesis = synthesis
         self.sampling_rate = sampling_rate
         self.segment = segment
-        self.hop: int = analysis.hop
-        self.delay: int = analysis.delay + synthesis.delay  # samples by which what comes out is late
-        self.channels: int = analysis.channels
+        self.hop: int = analysis.hop  # type: ignore[assignment]
+        self.delay = int(analysis.delay) + int(synthesis.delay)  # samples by which what comes out is late
+        self.channels: int = analysis.channels  # type: ignore[assignment]
         self.causal = all(getattr(transform, "causal", True) for transform in (analysis, synthesis))
 
     # What a subclass provides
 
     def quantize(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B, channels, n · hop) to int32 symbols (B, …, n), by the analysis, whatever it is told to remember."""
+        """(B, channels, n · hop) and (B,) to int32 symbols (B, …, n)."""
+        raise NotImplementedError
+
+    def dequantize(self, symbols: Tensor, level: Tensor) -> Tensor:
+        """Symbols (B, …, n) and (B,) to ŷ (B, latent, n)."""
+        raise NotImplementedError
+
+    def synthesise(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        """ŷ (B, latent, n) and (B,) to (B, channels, n · hop), late by ``delay`` samples."""
         raise NotImplementedError
 
     def encode_symbols(self, symbols: Tensor, level: float) -> bytes:
-        """One segment's symbols (B, …, n) to its payload."""
+        """The symbols of one segment (B, …, n) to its payload."""
         raise NotImplementedError
 
-    def decode_symbols(self, payloads: Sequence[bytes], items: int, frames: Sequence[int], level: float) -> list[Tensor]:
-        """Undo :meth:`encode_symbols` for several segments, each of ``items`` and so many frames.
+    def decode_symbols(self, payloads: Sequence[bytes], items: int, frames: int, level: float) -> Tensor:
+        """Undo :meth:`encode_symbols` for segments of so many items and frames: int32 (segments, items, …, frames).
 
         Raises:
             CorruptStream: a payload that no encoder writes.
         """
-        raise NotImplementedError
-
-    def dequantize(self, symbols: Tensor, level: Tensor) -> Tensor:
-        """Symbols (B, …, n) to ŷ, (B, latent, n): what the synthesis takes."""
         raise NotImplementedError
 
     # What follows from it
@@ -97,10 +98,17 @@ class SegmentCodec(Codec):
         return -(-(samples + self.delay) // self.hop)
 
     def items(self, channels: int) -> int:
-        """Signals that a sound of so many channels is to the transforms."""
-        if channels % self.channels:
+        """Signals that a sound of so many channels is to the transforms.
+
+        Raises:
+            CodecError: not a multiple of what the codec takes at a time.
+        """
+        if channels < 1 or channels % self.channels:
             raise CodecError(f"{self.name or 'the codec'} codes {self.channels} channels at a time, not {channels}")
         return channels // self.channels
+
+    def seconds(self, frames: int) -> float:
+        return frames * self.hop / self.sampling_rate
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
@@ -121,44 +129,28 @@ class SegmentCodec(Codec):
     def trimmed(self, x_hat: Tensor, samples: int) -> Tensor:
         return x_hat[..., self.delay : self.delay + samples]
 
-    @torch.inference_mode()
     def compress(self, x: Tensor, level: float) -> Compressed:
         """One sound (1, channels, n) to the payloads of its segments."""
-        from neuralcodec.codecs.audio.streams import SegmentEncoder
+        from neuralcodec.codecs.audio.streams import Encoder
 
-        encoder = SegmentEncoder(self, level, x.shape[1])
-        with encoder:
+        with Encoder(self, level, x.shape[1]) as encoder:
             segments = [*encoder.push(x[0]), *encoder.finish()]
-        return Compressed([segment.payload for segment in segments], {self.streams[0]: joined([segment.symbols for segment in segments])})
+        symbols = torch.cat([segment.symbols for segment in segments], -1)
+        return Compressed([segment.payload for segment in segments], {self.streams[0]: symbols})
 
-    @torch.inference_mode()
     def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
         """Undo :meth:`compress`; ``size``: (samples, channels)."""
-        from neuralcodec.codecs.audio.streams import SegmentDecoder
+        from neuralcodec.codecs.audio.streams import Decoder
 
         samples, channels = size
-        decoder = SegmentDecoder(self, level, channels)
-        with decoder:
-            pieces = list(decoder.push_all(streams, self.frames(samples)))
-        x_hat = torch.cat([piece.signal for piece in pieces], -1)[None, :, :samples]
-        return Decompressed(x_hat, {self.streams[0]: joined([piece.symbols for piece in pieces])})
+        with Decoder(self, level, channels) as decoder:
+            pieces = [*decoder.push(streams[:-1]), *decoder.finish(streams[-1], samples)]
+        x_hat = torch.cat([piece.signal for piece in pieces], -1)[None]
+        return Decompressed(x_hat, {self.streams[0]: torch.cat([piece.symbols for piece in pieces], -1)})
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def receptive_field(self) -> float:
-        """Seconds of the past that a sample of the synthesis depends on, its own frame included; found by asking for gradients."""
-        frames = 4 * self.segment
-        latent = torch.zeros(1, self.latent, frames, requires_grad=True)
-        level = torch.zeros(1)
-        with torch.enable_grad():
-            out = self.synthesis.double()(latent.double(), level)
-        raise NotImplementedError
 
-
-def joined(symbols: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(symbols), -1)
-
-
-__all__ = ["Segment", "SegmentCodec", "Streamed"]
+__all__ = ["SegmentCodec"]

@@ -3,7 +3,7 @@
 A file is a header, the codec's streams and a checksum. Ids are explicit and only ever appended to.
 
 Version 2 adds extras, named pieces of bytes that say what the streams do not, and more than 64 streams. A writer uses version 1 for
-everything that it can say.
+everything that it can say. Version 3 is for sounds that are coded segment by segment: :mod:`~neuralcodec.entropy.segments`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 MAGIC = b"\x8eNC\n"  # a byte no text starts with, and a newline that text-mode transfers would mangle
 VERSION = 2
+SEGMENTED = 3  # the version of entropy/segments.py
 CHECKSUM_BYTES = 4
 
 MODALITIES = {"image": 1, "audio": 2, "video": 3}
@@ -82,6 +83,7 @@ class Content(NamedTuple):
     header_bytes: int  # header, extras and checksum: what the file costs beyond its streams
     extras: Mapping[str, bytes] = MappingProxyType({})  # by the names of EXTRAS
     version: int = 1
+    frames: int | None = None  # of each segment but the last, in version 3
 
 
 class ImageHeader(NamedTuple):
@@ -136,8 +138,12 @@ def read(data: bytes) -> Content:
         raise ContainerError("the file is empty")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise ContainerError("not a neuralcodec file")
+    if len(data) > len(MAGIC) and data[len(MAGIC)] == SEGMENTED:
+        from neuralcodec.entropy import segments
+
+        return segments.read(data)
     if len(data) > len(MAGIC) and not 1 <= data[len(MAGIC)] <= VERSION:
-        raise ContainerError(f"the file has format version {data[len(MAGIC)]}; this program reads versions up to {VERSION}")
+        raise ContainerError(f"the file has format version {data[len(MAGIC)]}; this program reads versions up to {SEGMENTED}")
     body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(data) <= len(MAGIC) + 1 + CHECKSUM_BYTES or zlib.crc32(body).to_bytes(CHECKSUM_BYTES, "little") != checksum:
         raise ContainerError("the file is damaged or truncated (checksum mismatch)")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from neuralcodec.codecs.base import parameter_count
 from neuralcodec.codecs.errors import CodecError
@@ -25,7 +28,7 @@ class Cost:
     """Of one item at one setting; null where a number does not apply or cannot be had."""
 
     parameters: int | None
-    encode_kmac: float | None  # per pixel or millisecond; convolutions and matrix products, as PyTorch's counter sees them: half its FLOPs
+    encode_kmac: float | None  # per pixel or millisecond; of convolutions and matrix products
     decode_kmac: float | None
     encode_peak_mib: float | None  # resident memory of a fresh process that does only this, Python and libraries included
     decode_peak_mib: float | None
@@ -51,10 +54,30 @@ def cost(codec: Candidate, modality: Modality, path: Path) -> Cost:
 
 
 def multiplications(act: Callable[[], object]) -> float:
-    """Multiply–accumulates of the convolutions and matrix products that a call runs."""
-    with FlopCounterMode(display=False) as counter:
-        act()
+    """Multiply–accumulates of the convolutions and matrix products that a call runs, those of attention and recurrent layers among them."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation for a whole layer
+    try:
+        with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+            act()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() / 2
+
+
+def _lstm(sequence: Sequence[int], of_input: Sequence[int], of_state: Sequence[int], *others: Any, **options: Any) -> int:
+    """FLOPs of one direction of one layer over (steps, B, features): each step multiplies by both matrices, (4 hidden, …)."""
+    return 2 * math.prod(sequence[:-1]) * (math.prod(of_input) + math.prod(of_state))
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *others: Any, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+FUSED_ON_CPU = {  # operations that PyTorch's counter leaves out: their FLOPs by the shapes of their arguments
+    torch.ops.aten.mkldnn_rnn_layer: _lstm,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
 
 
 def peak_memory(direction: str, name: str, setting: float, path: Path) -> float | None:

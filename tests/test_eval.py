@@ -324,6 +324,30 @@ def test_cost_counts_multiplications_and_parameters(weights, folder):
     assert result.decode_peak_mib is None or 50 < result.decode_peak_mib < 4000
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_cost_counts_what_recurrent_layers_and_attention_multiply(mode):
+    steps, width, hidden = 7, 6, 10
+    x = torch.zeros(1, steps, width)
+
+    def macs(layer: torch.nn.Module, *inputs) -> float:
+        with mode():
+            return cost.multiplications(lambda: layer.eval()(*inputs))
+
+    one = steps * 4 * hidden * (width + hidden)
+    assert macs(torch.nn.LSTM(width, hidden, batch_first=True), x) == one
+    assert macs(torch.nn.LSTM(width, hidden, 2, batch_first=True), x) == one + steps * 4 * hidden * 2 * hidden
+    assert macs(torch.nn.LSTM(width, hidden, batch_first=True, bidirectional=True), x) == 2 * one
+    assert macs(torch.nn.GRU(width, hidden, batch_first=True), x) == steps * 3 * hidden * (width + hidden)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    query, key = torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 9, 8)
+    with mode():
+        assert cost.multiplications(lambda: attend(query, key, key)) == 2 * 2 * 5 * 9 * 8
+    projections, products = 4 * steps * width * width, 2 * steps * steps * width
+    assert macs(torch.nn.MultiheadAttention(width, 2, batch_first=True), x, x, x) == projections + products
+    layer = torch.nn.TransformerEncoderLayer(width, 2, 4 * width, batch_first=True)
+    assert macs(layer, x) == projections + products + 2 * steps * width * 4 * width
+
+
 def test_quality_metrics_against_their_definitions():
     x = picture(height=176, width=200)
     noisy = np.clip(x + np.random.default_rng(1).normal(0, 8, x.shape), 0, 255).astype(np.uint8)

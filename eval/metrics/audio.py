@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from neuralcodec.datasets.audio import Sound, resample
+from neuralcodec.eval.metrics.pesq_process import PesqProcess
 
 SPEECH_RATE = 16000  # Hz: wideband PESQ and ViSQOL's speech mode
 FULL_RATE = 48000  # Hz: ViSQOL's audio mode
@@ -30,18 +31,22 @@ _DEFINED = {  # metric: (modules that it needs, definition)
     "pesq_wb": (
         "pesq",
         "MOS-LQO 1…4.64; wideband PESQ, ITU-T P.862.2, of the mean of the channels at 16 kHz (package pesq, which first scales both sounds "
-        "by one factor, so that the louder peaks at full scale); mean over the sounds in which it finds utterances",
+        "by one factor, so that the louder peaks at full scale); mean over the sounds in which it finds utterances, not many more than 50",
     ),
     "stoi": (
         "pystoi",
         "0…1; short-time objective intelligibility, Taal et al. 2011, not extended, of the mean of the channels (package pystoi); "
         "mean over the sounds with at least 30 frames (0.4 s) that are not silent",
     ),
-    "visqol": (
+    "visqol_speech": (
         "visqol ai_edge_litert",
-        "MOS-LQO 1…5; ViSQOL v3 (package visqol-python) of the mean of the channels. Sounds at 16 kHz: speech mode, lattice mapping of "
-        "NSIM to MOS (use_lattice_model=True, the C++ program's default). Others: audio mode, resampled to 48 kHz, SVR mapping. Values "
-        "of the two modes do not compare. Mean over sounds",
+        "MOS-LQO 1…5; ViSQOL v3 (package visqol-python) in speech mode, of sounds at 16 kHz: of the mean of the channels, lattice mapping "
+        "of NSIM to MOS (use_lattice_model=True, the C++ program's default); mean over sounds",
+    ),
+    "visqol_audio": (
+        "visqol",
+        "MOS-LQO 1…5; ViSQOL v3 (package visqol-python) in audio mode, of sounds at other rates than 16 kHz, resampled to 48 kHz: of the "
+        "mean of the channels, SVR mapping of NSIM to MOS; mean over sounds. Does not compare with visqol_speech",
     ),
     "si_sdr": (
         "torchmetrics",
@@ -61,7 +66,13 @@ MISSING = {
 DEFINITIONS = {metric: text for metric, (_, text) in _DEFINED.items() if metric not in MISSING} | {
     "snr_of_mean_mse": "dB; 10·log10 of mean square over mean squared error, both means over the sounds' own means",
 }
-_TITLES = {"pesq_wb": "PESQ-WB", "visqol": "ViSQOL", "stoi": "STOI", "si_sdr": "SI-SDR, dB"}
+_TITLES = {
+    "pesq_wb": "PESQ-WB",
+    "visqol_speech": "ViSQOL, speech mode",
+    "visqol_audio": "ViSQOL, audio mode",
+    "stoi": "STOI",
+    "si_sdr": "SI-SDR, dB",
+}
 TITLES = {metric: title for metric, title in _TITLES.items() if metric not in MISSING}
 
 
@@ -75,7 +86,8 @@ def quality(sound: Sound, decoded: Sound) -> dict[str, float]:
     _check(sound, decoded)
     mono, mono_hat = (Sound(each.samples.mean(0, keepdims=True), each.rate) for each in (sound, decoded))
     values: dict[str, float | None] = {}
-    for name, metric in (("pesq_wb", pesq_wb), ("stoi", stoi), ("visqol", visqol)):
+    by_mode = "visqol_speech" if sound.rate == SPEECH_RATE else "visqol_audio"
+    for name, metric in (("pesq_wb", pesq_wb), ("stoi", stoi), (by_mode, visqol)):
         if name not in MISSING:
             values[name] = metric(mono, mono_hat)
     if "si_sdr" not in MISSING:
@@ -98,16 +110,11 @@ def derived(quality: Mapping[str, float], errors: Mapping[str, float]) -> dict[s
 
 
 def pesq_wb(sound: Sound, decoded: Sound) -> float | None:
-    """Wideband PESQ of (1, n); none where it finds no utterance, or less than a quarter of a second."""
-    from pesq import BufferTooShortError, NoUtterancesError, pesq
-
+    """Wideband PESQ of (1, n); none where it finds no utterance, less than a quarter of a second, or more utterances than it survives."""
     x, x_hat = (resample(each, SPEECH_RATE).samples[0] for each in (sound, decoded))
     if not _audible(x) or not np.abs(x_hat).max():
         return None
-    try:
-        return float(pesq(SPEECH_RATE, x, x_hat, "wb"))
-    except (NoUtterancesError, BufferTooShortError):
-        return None
+    return _pesq().score(x, x_hat)
 
 
 def stoi(sound: Sound, decoded: Sound) -> float | None:
@@ -126,7 +133,7 @@ def stoi(sound: Sound, decoded: Sound) -> float | None:
 
 
 def visqol(sound: Sound, decoded: Sound) -> float | None:
-    """ViSQOL's MOS-LQO of (1, n); none for silence, or where a sound is too short for its patches."""
+    """ViSQOL's MOS-LQO of (1, n), in the mode that its rate asks for; none for silence, or where a sound is too short for its patches."""
     speech = sound.rate == SPEECH_RATE
     rate = SPEECH_RATE if speech else FULL_RATE
     x, x_hat = (resample(each, rate).samples[0].astype(np.float64) for each in (sound, decoded))
@@ -170,6 +177,11 @@ def _mel(rate: int, window: int, bands: int) -> torch.nn.Module:
         return MelSpectrogram(
             rate, n_fft=window, hop_length=window // 4, n_mels=bands, power=1.0, norm="slaney", mel_scale="slaney", pad_mode="reflect"
         )
+
+
+@cache
+def _pesq() -> PesqProcess:
+    return PesqProcess()
 
 
 @cache

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from neuralcodec.codecs.writing import whole_file, write_whole
 from neuralcodec.datasets.folders import list_images, read_rgb, resolve_folder
+from neuralcodec.datasets.packed import Packed
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -31,60 +26,20 @@ def to_pixels(x: Tensor) -> np.ndarray:
     return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-class PackedImages:
-    """Images of several folders, decoded once into one memory-mapped file of bytes.
+class PackedImages(Packed):
+    """Images of several folders, (H, W, 3) uint8 each, decoded once.
 
     Args:
         folders: searched recursively; relative ones also below ``NEURALCODEC_DATA``.
-        cache: where the packed file lives; one for each set of files (names, sizes, times), found again by its hash.
-
-    Files that cannot be decoded are skipped with a warning; ``skipped`` counts them.
+        cache: see :class:`~neuralcodec.datasets.packed.Packed`.
     """
 
     def __init__(self, folders: Sequence[str | Path], cache: str | Path = ".cache/images"):
         files = [path for folder in folders for path in list_images(resolve_folder(folder))]
         if not files:
             raise FileNotFoundError(f"no images below {', '.join(map(str, folders))}")
-        description = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
-        base = Path(cache) / hashlib.sha256(description.encode()).hexdigest()[:16]
-        if not base.with_suffix(".json").exists():
-            self._pack(files, base)
-        index = json.loads(base.with_suffix(".json").read_text())
-        self.skipped: int = index["skipped"]
-        self.shapes = np.array(index["shapes"], dtype=np.int64).reshape(-1, 3)
-        self.offsets = np.concatenate(([0], np.cumsum(self.shapes.prod(1))))
-        self.bytes = np.memmap(base.with_suffix(".u8"), dtype=np.uint8, mode="r")
-
-    @staticmethod
-    def _pack(files: Sequence[Path], base: Path) -> None:
-        def read(path: Path) -> np.ndarray | None:
-            try:
-                return read_rgb(path)
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                warnings.warn(f"skipping {path}: {error}", stacklevel=2)
-                return None
-
-        shapes, skipped = [], 0
-        with ThreadPoolExecutor(os.cpu_count()) as pool, whole_file(base.with_suffix(".u8")) as out:
-            for pixels in pool.map(read, files):
-                if pixels is None:
-                    skipped += 1
-                else:
-                    shapes.append(pixels.shape)
-                    out.write(np.ascontiguousarray(pixels).data)
-            if skipped:
-                warnings.warn(f"skipped {skipped} of {len(files)} images that could not be decoded", stacklevel=2)
-            if not shapes:
-                raise FileNotFoundError("none of the images could be decoded")
-        index = json.dumps({"shapes": shapes, "skipped": skipped})
-        write_whole(base.with_suffix(".json"), index)  # last: its presence says that the pack is complete
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8, a view of the file."""
-        return self.bytes[self.offsets[index] : self.offsets[index + 1]].reshape(self.shapes[index])
+        unreadable = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
+        super().__init__(files, read_rgb, cache, np.uint8, "images", unreadable=unreadable)
 
 
 class RandomCrops(IterableDataset):

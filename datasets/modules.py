@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from neuralcodec.datasets.augment import Augmentation
 from neuralcodec.datasets.folders import kodak_folder, resolve_folder
 from neuralcodec.datasets.images import ImageFolder, PackedImages, RandomCrops, augment
+from neuralcodec.datasets.sounds import PackedSounds, RandomSounds, WholeSounds, folder_sounds, spread
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -67,3 +73,90 @@ class ImageDataModule(L.LightningDataModule):
             for scale in self.hparams.scales
         ]
         return torch.cat(parts)[torch.randperm(count * len(parts))[:count]]
+
+
+class AudioDataModule(L.LightningDataModule):
+    """Random crops of folders of sounds to train on, whole files to validate on.
+
+    Args:
+        train: folders, searched recursively, LibriSpeech's tree as downloaded or any other; relative ones also below
+            ``NEURALCODEC_DATA``.
+        shares: how often each folder is drawn from; by default in proportion to the length of what it holds.
+        validation: a folder; by default ``validation_limit`` files are held out of ``train``.
+        validation_limit: number of validation files, spread evenly over the sorted names.
+        validation_seconds: of each that are coded.
+        seconds: of a training crop.
+        batch_size: crops in a batch, on each device.
+        workers: loader processes.
+        rate: Hz; by default what the codec takes.
+        channels: of the sounds; by default what the codec takes.
+        cache: folder of the decoded sounds.
+        budget_gb: GiB that they may take there, and in memory while there is room.
+        speed, equaliser, mix, noise, level, polarity: probabilities; see :class:`~neuralcodec.datasets.augment.Augmentation`.
+    """
+
+    def __init__(
+        self,
+        train: list[str],
+        shares: list[float] | None = None,
+        validation: str | None = None,
+        validation_limit: int = 8,
+        validation_seconds: float = 10.0,
+        seconds: float = 1.0,
+        batch_size: int = 16,
+        workers: int = 1,
+        rate: int | None = None,
+        channels: int | None = None,
+        cache: str = ".cache/audio",
+        budget_gb: float = 16.0,
+        speed: float = 0.5,
+        equaliser: float = 0.5,
+        mix: float = 0.2,
+        noise: float = 0.2,
+        level: float = 1.0,
+        polarity: float = 0.5,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def setup(self, stage: str | None = None) -> None:
+        options = self.hparams
+        codec = self.trainer.lightning_module.codec if self.trainer else None
+        rate = options.rate or codec.sampling_rate
+        channels = options.channels or getattr(codec, "channels", 1)
+        folders = [folder_sounds(folder) for folder in options.train]
+        every = [path for files in folders for path in files]
+        held = spread(every if options.validation is None else folder_sounds(options.validation), options.validation_limit)
+        aside = set(held)
+        self.whole = WholeSounds(held, rate, channels, options.validation_seconds)
+        if stage in (None, "fit"):
+            kept = [[path for path in files if path not in aside] for files in folders]
+            if not any(kept):
+                raise FileNotFoundError("nothing is left to train on: all sounds are held out for validation")
+            self._pack(kept, rate, channels)
+
+    def _pack(self, folders: list[list[Path]], rate: int, channels: int) -> None:
+        options = self.hparams
+        sounds = PackedSounds([path for files in folders for path in files], rate, channels, options.cache, options.budget_gb * 2**30)
+        ends = np.cumsum([len(files) for files in folders])
+        folder_of = np.searchsorted(ends, sounds.kept, side="right")  # of each sound that could be decoded
+        groups = [np.flatnonzero(folder_of == index).tolist() for index in range(len(folders))]
+        names = ("speed", "equaliser", "mix", "noise", "level", "polarity")
+        augmentation = Augmentation(**{name: options[name] for name in names})
+        rank = self.trainer.global_rank if self.trainer else 0
+        samples = round(options.seconds * rate)
+        self.crops = RandomSounds(sounds, groups, options.shares, options.batch_size, samples, augmentation, options.seed, rank)
+
+    def train_dataloader(self) -> DataLoader:
+        workers, pin = self.hparams.workers, torch.cuda.is_available()
+        return DataLoader(self.crops, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.whole, batch_size=1)
+
+    def examples(self, count: int) -> Tensor:
+        """Training crops for a codec's closed-form initialisation, (count, channels, n)."""
+        crops = copy.copy(self.crops)
+        crops.batch_size, crops.seed = count, self.hparams.seed + 1
+        return next(iter(crops))

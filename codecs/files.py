@@ -13,7 +13,7 @@ from torch import Tensor
 from neuralcodec.codecs import PEERS, WEIGHTS
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, load_weights
 from neuralcodec.datasets.audio import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS
-from neuralcodec.entropy import container
+from neuralcodec.entropy import container, segments
 from neuralcodec.entropy.rans import CorruptStream
 
 MAX_PIXELS = 2**27  # a header of 24 bytes can ask for any picture; more than this needs the caller's word
@@ -130,7 +130,7 @@ def load(name: str | Path) -> Codec:
     raise CodecError(f"there is no model {str(name)!r}: neither a weights file nor one of {', '.join(WEIGHTS) or 'no shipped weights'}")
 
 
-def codec_for(content: container.Content, candidates: Sequence[str | Path | Codec] = ()) -> Codec:
+def codec_for(content: container.Content | segments.Header, candidates: Sequence[str | Path | Codec] = ()) -> Codec:
     """The codec whose fingerprint a file carries, among ``candidates`` if given, else among the shipped weights.
 
     Raises:

@@ -78,7 +78,7 @@ def read_sound(source: str | Path | IO[bytes], name: str | None = None) -> Sound
         raise FileNotFoundError(f"there is no file {name}")
     try:
         with soundfile.SoundFile(source) as file:
-            _check_format(file.channels, file.samplerate, name)
+            check_format(file.channels, file.samplerate, name)
             blocks = (block.T for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
             return Sound(_joined(blocks, name), file.samplerate)
     except soundfile.LibsndfileError as error:
@@ -110,7 +110,7 @@ def read_by_ffmpeg(source: str | Path | IO[bytes], name: str = "the file", kind:
                 raise ValueError(f"{name} has no sound track")
             stream = file.streams.audio[0]
             rate = stream.rate
-            _check_format(stream.channels, rate, name)
+            check_format(stream.channels, rate, name)
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
 
             def blocks():
@@ -144,7 +144,7 @@ def resample(sound: Sound, rate: int) -> Sound:
     return Sound(by_torchaudio(x, sound.rate, rate, resampling_method="sinc_interp_kaiser", **SHARP).numpy(), rate)
 
 
-def _check_format(channels: int, rate: int, name: str) -> None:
+def check_format(channels: int, rate: int, name: str) -> None:
     if not 1 <= channels <= MAX_CHANNELS or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"{name} claims {channels} channels at {rate} Hz")
 

@@ -37,7 +37,7 @@ class _Stream:
         self.level = codec.nearest_level(level)
         self.channels = channels
         self.items = codec.items(channels)
-        self.samples = 0  # that have come in, or gone out
+        self.samples = 0  # that have come in, or gone out, or been left out
         self._levels = torch.full((self.items,), self.level, device=codec.device)
         self._stack = ExitStack()
 
@@ -112,16 +112,18 @@ class Decoder(_Stream):
     Args:
         forgive: go on where a segment is missing or senseless, with silence in its place.
         conceal: let what was last heard fade away there instead.
+        first: number of the first segment that will come; the sound is taken up there as after silence.
 
     Raises:
         CorruptStream: a segment that is missing or senseless, unless ``forgive``.
     """
 
-    def __init__(self, codec: SegmentCodec, level: float, channels: int, forgive: bool = False, conceal: bool = False):
+    def __init__(self, codec: SegmentCodec, level: float, channels: int, forgive: bool = False, conceal: bool = False, first: int = 0):
         super().__init__(codec, level, channels)
         self.forgive = forgive or conceal
         self.conceal = conceal
-        self._frames = 0  # that have come in
+        self._frames = first * codec.segment  # that have come in, or been left out
+        self.samples = self._frames * codec.hop
         self._early = codec.delay  # samples still to come out before the sound begins
         self._last = torch.zeros(self.items, codec.latent, 1, device=codec.device)  # frame of ŷ
         self._kept: list[Piece] = []  # by a codec that looks ahead: ŷ in the place of signals

@@ -102,6 +102,8 @@ class SpectralSynthesis(nn.Module):
         self.head = nn.Linear(width, 3 * (window // 2 + 1) * channels)
         self.istft = InverseStft(window, hop)
         self.delay = self.istft.delay
+        # Latent frames of the past that are heard.
+        self.memory = 2 + (kernel - 1) * (blocks[1] + -(-blocks[0] // 2)) + -(-self.delay // self.hop)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         """(B, latent, n) and (B,) to (B, channels, n · hop), late by ``delay`` samples."""

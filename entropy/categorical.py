@@ -1,11 +1,11 @@
 """Coding of tokens: packed at their bits, or by categorical tables that are chosen by the tokens around them.
 
 Tables are counted on training data. Of a token's two neighbours, the one before it in the same codebook and the one above it, of the same
-frame in the codebook before, only a class decides; classes are chosen to say as much as they can about the token (Dhillon, Mallela, Kumar 2003,
-https://www.jmlr.org/papers/v3/dhillon03a.html, whose divisive clustering this is, for one token after another). Where a pair of classes was
-seldom seen, its table leans on those of either class alone, and these on that of all (Dirichlet smoothing, MacKay, Peto 1995,
-https://doi.org/10.1017/S1351324900000218). EnCodec (https://arxiv.org/abs/2210.13438) gets its probabilities from a transformer, in floating
-point; these are integers that are stored, so files decode everywhere alike.
+frame in the codebook before, only a class decides; classes are chosen to say as much as they can about the token (Dhillon, Mallela, Kumar
+2003, https://www.jmlr.org/papers/v3/dhillon03a.html, whose divisive clustering this is, of tokens by those that follow). Where a pair of
+classes was seldom seen, its table leans on those of either class alone, and these on that of all (Dirichlet smoothing, MacKay, Peto 1995,
+https://doi.org/10.1017/S1351324900000218). EnCodec (https://arxiv.org/abs/2210.13438) gets its probabilities from a transformer, in
+floating point; these are integers that are stored, so files decode everywhere alike.
 
     previous frame     ─a─b─c─        tables of c′ follow from the classes of c and b′: a frame can be decoded
     this frame         ─a′b′c′            one codebook after another, and all that lie on a diagonal at once
@@ -29,6 +29,14 @@ HELD_OUT = 8  # one in so many sequences, or parts of one, decides how much tabl
 STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # for how many tokens the smoother table counts
 
 
+class _Tables(IntegerTables):
+    """Tables that may be none."""
+
+    def check(self) -> None:
+        if len(self):
+            super().check()
+
+
 class CategoricalPrior(nn.Module):
     """Tables for the tokens of a number of codebooks. Without any (before :meth:`fit`), tokens are packed.
 
@@ -50,10 +58,11 @@ class CategoricalPrior(nn.Module):
         self.before = [previous * above] + [previous] * (len(self.codebook_sizes) - 1)
         counts = np.array(self.above) * (np.array(self.before) + 1)
         self.first = np.cumsum(counts) - counts  # table of each codebook
-        self.tables = IntegerTables(int(counts.sum()))
+        self.tables = _Tables(int(counts.sum()))
         shape = (len(self.codebook_sizes), max(self.codebook_sizes))
         self.register_buffer("classes_before", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("classes_above", torch.zeros(shape, dtype=torch.int32))
+        self.register_load_state_dict_post_hook(lambda module, _: module.check())
 
     @property
     def trained(self) -> bool:
@@ -74,7 +83,7 @@ class CategoricalPrior(nn.Module):
             return pack(tokens.reshape(-1, tokens.shape[2]), self._sizes(len(tokens), tokens.shape[1]))
         indexes = self.indexes(tokens)
         parts = [(tokens[:, rows, columns], indexes[:, rows, columns]) for rows, columns in _diagonals(*tokens.shape[1:])]
-        return rans.encode_rows(parts, self.tables)
+        return rans.encode_rows(parts, self.tables).rstrip(b"\0")  # what is missing from the last word can only be zeros
 
     def decode(self, data: bytes, items: int, codebooks: int, frames: int) -> np.ndarray:
         """Undo :meth:`encode`: int32 (items, codebooks, frames).
@@ -84,7 +93,9 @@ class CategoricalPrior(nn.Module):
         """
         if not self.trained:
             return unpack(data, self._sizes(items, codebooks), frames).reshape(items, codebooks, frames)
-        decoder = rans.RowDecoder(data, self.tables)
+        if data.endswith(b"\0"):
+            raise CorruptStream("a coded stream never ends in a zero byte")
+        decoder = rans.RowDecoder(data + bytes(-len(data) % 4), self.tables)
         tokens = np.zeros((items, codebooks, frames), dtype=np.int32)
         before, above = self._maps
         sizes, widths = np.array(self.codebook_sizes), np.array(self.above)
@@ -155,7 +166,6 @@ class CategoricalPrior(nn.Module):
 
     @property
     def _maps(self) -> tuple[np.ndarray, np.ndarray]:
-        self.check()
         return self.classes_before.cpu().numpy().astype(np.int64), self.classes_above.cpu().numpy().astype(np.int64)
 
     def _sizes(self, items: int, codebooks: int) -> tuple[int, ...]:
@@ -168,7 +178,7 @@ def code_bits(size: int) -> int:
 
 
 def pack(tokens: np.ndarray, sizes: Sequence[int]) -> bytes:
-    """(codebooks, T) integers, frame after frame, each in as few bits as its codebook needs, most significant first, the last byte filled up.
+    """(codebooks, T) integers, frame after frame, each in as few bits as hold all codes, most significant first, zeros at the end.
 
     >>> pack(np.array([[1, 3], [2, 0]]), [4, 4]).hex()
     '6c'
@@ -198,8 +208,8 @@ def unpack(data: bytes, sizes: Sequence[int], frames: int) -> np.ndarray:
 def informative_classes(given: np.ndarray, tokens: np.ndarray, size_given: int, size: int, count: int) -> np.ndarray:
     """Classes, int32 (size_given,), of one variable that keep what it says about another.
 
-    Each value goes to the class whose distribution costs least for what was seen with it, and the distributions follow; from a start that has
-    the same number of observations in each class. Values that were never seen are in class 0.
+    Each value goes to the class whose distribution costs least for what was seen with it, and the distributions follow; from a start with
+    as many observations in each class. Values that were never seen are in class 0.
 
     Args:
         given, tokens: what was seen together, integers below ``size_given`` and ``size``.

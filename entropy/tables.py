@@ -17,7 +17,7 @@ from torch import Tensor, nn
 PRECISION = 16  # bits: frequencies of one table sum to 2^16
 MAX_EXCESS_BITS = 33  # of an escaped int32's distance from its table, sign folded in
 MAX_LOW = 2**20  # magnitude of a table's first symbol; int32 symbols' distances from it may wrap around, but never onto an entry
-MAX_ENTRIES = 4097  # of one table: 4096 tokens of a codebook and the escape; keeps the smallest frequency at a sensible distance from the total
+MAX_ENTRIES = 4097  # of one table, the escape included; keeps the smallest frequency at a sensible distance from the total
 CACHES = ("arrays", "coders", "most_saved", "_costs")  # of IntegerTables, made on first use
 
 

@@ -10,8 +10,8 @@
 * binary: LFQ, Yu et al. 2023, https://arxiv.org/abs/2310.05737; on a sphere, BSQ, Zhao et al. 2024, https://arxiv.org/abs/2406.07548.
   Differs from LFQ in that the entropy of the average code is bounded by the sum over its bits, which needs no list of all codes
 
-All differ from the papers in how they start: from the principal components of the first vectors seen, and k-means within them. What codebooks
-need in training, k-means, averages and restarts of dead codes, is vector-quantize-pytorch's, which coding never imports.
+All differ from the papers in how they start: from the principal components of the first vectors seen, and k-means within them. What
+codebooks need in training, k-means, averages and restarts of dead codes, is vector-quantize-pytorch's, which coding never imports.
 
 What a decoder computes is a sum in a fixed order of products that no library fuses or splits, so it is the same for every batch and device.
 """
@@ -32,6 +32,7 @@ VECTORS_PER_CODE = 16  # that k-means starts from
 MOST_VECTORS = 2**14  # with which it starts in any case
 VECTORS_PER_PROJECTION = 2**10  # that principal components alone start from
 MAX_CODES = 2**16  # in a codebook
+MAX_CODEBOOKS = 256
 KMEANS_STEPS = 20
 DEAD = 0.1  # a code is restarted that is used less often than this part of the average
 
@@ -58,8 +59,8 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, channels: int, codebook_sizes: Sequence[int], stages: int, start: int):
         super().__init__()
-        if channels < 1 or not codebook_sizes or not all(2 <= size <= MAX_CODES for size in codebook_sizes):
-            raise ValueError(f"a codebook has 2 … {MAX_CODES} codes, a latent at least one channel")
+        if channels < 1 or not 1 <= len(codebook_sizes) <= MAX_CODEBOOKS or not all(2 <= size <= MAX_CODES for size in codebook_sizes):
+            raise ValueError(f"a latent has at least one channel, and 1 … {MAX_CODEBOOKS} codebooks of 2 … {MAX_CODES} codes")
         self.channels = channels
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.stages = stages
@@ -261,7 +262,7 @@ class ResidualVQ(VectorQuantizer):
         decay: float = 0.99,
         start: bool = True,
     ):
-        if stages < 1 or groups < 1 or channels % groups:
+        if not 1 <= stages * groups <= MAX_CODEBOOKS or groups < 1 or channels % groups:
             raise ValueError(f"{channels} channels do not fall into {groups} groups of {stages} stages")
         vectors = min(VECTORS_PER_CODE * size, MOST_VECTORS) if start else 0
         super().__init__(channels, [size] * (stages * groups), stages, vectors)
@@ -334,7 +335,7 @@ class ScalarCodes(VectorQuantizer):
     basis: Tensor
 
     def __init__(self, channels: int, levels: Sequence[int], groups: int, start: bool):
-        if not levels or groups < 1 or not all(2 <= level <= 256 for level in levels):
+        if not 1 <= len(levels) <= 16 or not 1 <= groups <= MAX_CODEBOOKS or not all(2 <= level <= 256 for level in levels):
             raise ValueError("codes have at least one channel, each of 2 … 256 values")
         super().__init__(channels, [math.prod(levels)] * groups, 1, VECTORS_PER_PROJECTION if start else 0)
         self.groups = groups

@@ -23,6 +23,7 @@ SUFFIXES = {"image": ".nci", "audio": ".nca", "video": ".ncv"}
 SIZES: dict[str, tuple[str, ...]] = {  # varints that describe the signal, by modality
     "image": ("height", "width", "channels"),
     "audio": ("samples", "sampling_rate", "channels"),
+    "video": ("frames", "height", "width", "rate_numerator", "rate_denominator", "bits", "colour"),
 }
 MAX_STREAMS = 64  # of version 1; those of version 2 are as many as the file has bytes to say how long they are
 MAX_PROFILE = 2**24  # bytes of an ICC profile
@@ -41,6 +42,7 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("sample_bits", 2, "one byte, bits of each sample of the picture: 16. Without it, 8"),
     Extra("alpha", 4, "opacity: a PNG or lossless WebP file of the picture's size, greyscale of 8 or 16 bits (0 is transparent)"),
     Extra("tiles", 6, "one varint: side in pixels of the squares that are coded one by one, row by row"),
+    Extra("spec", 8, "the codec's spec as JSON in zlib's format, of a codec that is fitted to the signal and not shipped"),
 )
 
 

@@ -1,0 +1,190 @@
+"""Clips ⇄ ``.ncv`` files."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+from neuralcodec.codecs import CONFIGS
+from neuralcodec.codecs.base import CodecError, build, fingerprint
+from neuralcodec.codecs.video.fit import Plan, Report, nothing
+from neuralcodec.codecs.video.fitted import FittedVideo
+from neuralcodec.datasets import colour
+from neuralcodec.datasets.video import Clip
+from neuralcodec.entropy import container
+from neuralcodec.entropy.rans import CorruptStream
+
+MAX_SIDE = 2**14
+MAX_SAMPLES = 2**31  # of luma in a clip; a header of 40 bytes can ask for any
+MAX_SPEC = 2**16  # bytes of a spec's text
+EFFORTS = {  # steps for each group of pictures, and what they see
+    "fast": Plan(steps=600),
+    "balanced": Plan(steps=3000),
+    "best": Plan(steps=20000),
+}
+
+
+class Header(NamedTuple):
+    """What a file says of its clip."""
+
+    frames: int
+    height: int
+    width: int
+    rate: Fraction  # frames per second
+    bits: int
+    matrix: str
+    full_range: bool
+
+
+def load(name: str | Path) -> FittedVideo:
+    """A codec by the name of a shipped config, ``video/tiny``, or from a config's path.
+
+    Raises:
+        CodecError: no such thing.
+    """
+    path = CONFIGS.get(str(name)) or CONFIGS.get(f"video/{name}") or Path(name)
+    try:
+        content = yaml.safe_load(path.read_text())
+        spec = content["model"]["codec"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
+        known = ", ".join(each for each in CONFIGS if each.startswith("video/"))
+        raise CodecError(f"there is no video model {str(name)!r}: neither a config with a codec nor one of {known}") from None
+    return from_spec(spec, str(name).removeprefix("video/"))
+
+
+def from_spec(spec: dict, name: str | None = None) -> FittedVideo:
+    """
+    Raises:
+        CodecError: not a spec of a codec that is fitted to clips.
+    """
+    codec = build(spec)
+    if not isinstance(codec, FittedVideo):
+        raise CodecError(f"{name or 'the spec'} is not of a codec that is fitted to clips")
+    codec.fingerprint = fingerprint(json.dumps(codec.spec, sort_keys=True), {})
+    codec.name = name
+    return codec
+
+
+def pack(clip: Clip) -> Tensor:
+    """(1, frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1; rows and columns that odd sizes lack are repeated."""
+    peak = 2**clip.bits - 1
+    planes = [torch.from_numpy(plane.astype(np.float32) / peak)[:, None] for plane in (clip.y, clip.u, clip.v)]
+    luma = F.pad(planes[0], (0, clip.width % 2, 0, clip.height % 2), mode="replicate")
+    return torch.cat((F.pixel_unshuffle(luma, 2), *planes[1:]), 1)[None]
+
+
+def unpack(pictures: Tensor, header: Header) -> Clip:
+    """Undo :func:`pack` for (frames, 6, …)."""
+    peak = 2**header.bits - 1
+    kind = np.uint8 if header.bits == 8 else np.uint16
+    whole = torch.round(pictures.clamp(0, 1) * peak).cpu()
+    luma = F.pixel_shuffle(whole[:, :4], 2)[:, 0, : header.height, : header.width]
+    y, u, v = (np.ascontiguousarray(plane.numpy().astype(kind)) for plane in (luma, whole[:, 4], whole[:, 5]))
+    return Clip(y, u, v, header.rate, header.bits, header.matrix, header.full_range)
+
+
+def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan = EFFORTS["balanced"], report: Report = nothing) -> bytes:
+    """A clip to the bytes of a file.
+
+    Args:
+        level: rounded to the nearest that a file can name.
+        plan: of the fit of each group of pictures.
+
+    Raises:
+        CodecError: a clip that no file can hold.
+    """
+    if max(clip.height, clip.width) > MAX_SIDE or clip.y.size > MAX_SAMPLES:
+        raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
+    level = codec.nearest_level(level)
+    compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width))
+    tag = 2 * colour.H273[clip.matrix] + clip.full_range
+    size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
+    assert codec.fingerprint is not None
+    extras = {}
+    if codec.fingerprint not in shipped():
+        extras["spec"] = zlib.compress(json.dumps(codec.spec, sort_keys=True, separators=(",", ":")).encode(), 9)
+    return container.write("video", codec.fingerprint, level, size, compressed.streams, extras)
+
+
+def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] = (0, None)) -> Clip:
+    """The bytes of a file to a clip.
+
+    Args:
+        frames: the first one wanted and the first one not wanted; only the groups of pictures that they are in are decoded.
+
+    Raises:
+        CodecError: a damaged file, or frames that it does not hold.
+    """
+    try:
+        content = data if isinstance(data, container.Content) else container.read(data)
+        header = header_of(content)
+        codec = codec_of(content)
+        begin, end = frames[0], header.frames if frames[1] is None else frames[1]
+        if not 0 <= begin < end <= header.frames:
+            raise CodecError(f"frames {begin}:{end} are not among the file's {header.frames}")
+        size = (header.frames, header.height, header.width)
+        drawn = torch.cat([pictures for pictures, _ in codec.pieces(content.streams, size, begin, end)])
+    except (container.ContainerError, CorruptStream) as error:
+        raise CodecError(str(error)) from None
+    before = begin - next(group.begin for group in codec.groups(header.frames) if group.end > begin)
+    return unpack(drawn[before : before + end - begin], header)
+
+
+def header_of(content: container.Content) -> Header:
+    """
+    Raises:
+        ContainerError: the file holds no clip, or what it says of it makes no sense.
+        CodecError: it asks for more than is allowed.
+    """
+    if content.modality != "video":
+        raise container.ContainerError(f"the file holds {content.modality}, not a clip")
+    frames, height, width, numerator, denominator, bits, tag = content.size
+    matrices = {number: name for name, number in colour.H273.items()}
+    if not (frames and height and width and numerator and denominator and bits in (8, 10) and tag // 2 in matrices):
+        raise container.ContainerError("the file's header makes no sense")
+    if max(height, width) > MAX_SIDE or frames * height * width > MAX_SAMPLES:
+        raise CodecError(f"the file asks for {frames} frames of {width}×{height}, more than the limit of {MAX_SAMPLES} samples")
+    return Header(frames, height, width, Fraction(numerator, denominator), bits, matrices[tag // 2], bool(tag % 2))
+
+
+def codec_of(content: container.Content) -> FittedVideo:
+    """The codec of a file: a shipped config's, or as the file's spec says.
+
+    Raises:
+        CodecError: neither, or a spec that is damaged.
+    """
+    if "spec" not in content.extras:
+        name = shipped().get(content.fingerprint)
+        if name is None:
+            raise CodecError(f"the file was written by a model {content.fingerprint.hex()} that this program does not ship")
+        return load(name)
+    inflate = zlib.decompressobj()
+    try:
+        codec = from_spec(json.loads(inflate.decompress(content.extras["spec"], MAX_SPEC)))
+    except (zlib.error, ValueError, RecursionError):
+        raise CodecError("the file's spec is damaged") from None
+    if codec.fingerprint != content.fingerprint:
+        raise CodecError("the file's spec is not that of the codec which wrote it")
+    return codec
+
+
+def shipped() -> dict[bytes, str]:
+    """Names of the shipped configs of codecs that are fitted to clips, by fingerprint."""
+    found: dict[bytes, str] = {}
+    for name, path in CONFIGS.items():
+        if name.startswith("video/"):
+            spec = yaml.safe_load(path.read_text())["model"]["codec"]
+            found[fingerprint(json.dumps(spec, sort_keys=True), {})] = name
+    return found
+
+
+__all__ = ["EFFORTS", "Header", "decode_clip", "encode_clip", "load"]

@@ -1,0 +1,132 @@
+"""A codec that fits a network to the clip: each group of pictures is a network, its latents, and nothing else.
+
+    group of pictures ──fit──► weights ──WeightCoder──► stream
+                          └──► latents ──GridCoder────► stream
+
+Chen et al. 2021 (NeRV), https://arxiv.org/abs/2110.13903, are the first to code a video so; Kwan et al. 2024 (NVRC),
+https://arxiv.org/abs/2409.07414, to fit quantization, entropy coding and network together. Differs in short groups, each of which decodes
+on its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuralcodec.codecs.base import Codec, Compressed, Decompressed
+from neuralcodec.codecs.video.fit import DEFAULT, Piece, Plan, Report, fit, nothing
+from neuralcodec.entropy.rans import CorruptStream
+
+STREAMS = ("weights", "grids")  # of each group of pictures
+AT_ONCE = 2**21  # pixels that are drawn together
+
+
+class Group(NamedTuple):
+    """Frames ``begin … end - 1``."""
+
+    begin: int
+    end: int
+
+
+class FittedVideo(Codec):
+    """Clips of 4:2:0, packed: (1, frames, 6, ⌈H/2⌉, ⌈W/2⌉), the four luma samples of each 2×2 square, Cb and Cr, in 0…1.
+
+    Args:
+        network: as :class:`~neuralcodec.codecs.video.networks.GridDecoder`; every group of pictures gets a copy.
+        group: frames of a group at most. Groups of a clip differ by one frame at most.
+        levels, lmbda: as in :class:`~neuralcodec.codecs.base.Codec`.
+    """
+
+    modality = "video"
+    streams = STREAMS
+    decoder_parameters = ("network",)
+
+    def __init__(self, network: nn.Module, group: int = 32, levels: int = 64, lmbda: Sequence[float] = (0.0002, 0.05)):
+        super().__init__(levels, lmbda)
+        if group < 1:
+            raise ValueError("a group has at least one frame")
+        self.network = network
+        self.group = group
+
+    def groups(self, frames: int) -> list[Group]:
+        count = -(-frames // self.group)
+        edges = [frames * number // count for number in range(count + 1)]
+        return [Group(begin, end) for begin, end in itertools.pairwise(edges)]
+
+    def compress(
+        self, x: Tensor, level: float, plan: Plan = DEFAULT, report: Report = nothing, size: tuple[int, int] | None = None
+    ) -> Compressed:
+        """
+        Args:
+            plan: of the fit of each group.
+            report: told after every step, of the steps of all groups.
+            size: height and width of luma, if odd.
+        """
+        height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])
+        groups = self.groups(x.shape[1])
+        lmbda = float(self.lmbda(torch.tensor(level)))
+        streams: list[bytes] = []
+        symbols: dict[str, Tensor] = {}
+        for number, group in enumerate(groups):
+            piece = Piece(copy.deepcopy(self.network).requires_grad_(True), group.end - group.begin, height, width)
+            counted = partial(_counted, report, number, len(groups))
+            with torch.enable_grad():
+                fitted = fit(piece, x[0, group.begin : group.end], lmbda, plan, counted)
+            weights, integers = piece.weights.encode(piece.tensors())
+            grids, grid_integers = piece.grids.encode(fitted.latents)
+            streams += [weights, grids]
+            symbols |= _named(number, integers, grid_integers)
+        return Compressed(streams, symbols)
+
+    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
+        """
+        Args:
+            size: frames, height and width of luma.
+        """
+        pictures, symbols = [], {}
+        for piece, named in self.pieces(streams, size):
+            pictures.append(piece)
+            symbols |= named
+        return Decompressed(torch.cat(pictures)[None], symbols)
+
+    def pieces(
+        self, streams: Sequence[bytes], size: tuple[int, ...], begin: int = 0, end: int | None = None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Pictures of one group after the other, and their integers: of the groups that frames ``begin … end - 1`` are in."""
+        frames, height, width = size
+        groups = self.groups(frames)
+        if len(streams) != len(groups) * len(STREAMS):
+            raise CorruptStream(f"{len(streams)} streams are not {len(STREAMS)} of each of {len(groups)} groups of pictures")
+        for number, group in enumerate(groups):
+            if group.end > begin and (end is None or group.begin < end):
+                yield self._piece(streams[number * 2 : number * 2 + 2], group, number, height, width)
+
+    @torch.no_grad()
+    def _piece(self, streams: Sequence[bytes], group: Group, number: int, height: int, width: int) -> tuple[Tensor, dict[str, Tensor]]:
+        count = group.end - group.begin
+        piece = Piece(copy.deepcopy(self.network), count, height, width)
+        tensors, integers = piece.weights.decode(streams[0])
+        latents, grid_integers = piece.grids.decode(streams[1])
+        together = max(1, AT_ONCE // (height * width))
+        firsts = [0] * len(latents)
+        drawn = [piece.draw(tensors, latents, firsts, frames) for frames in torch.arange(count).split(together)]
+        return torch.cat(drawn), _named(number, integers, grid_integers)
+
+
+def _counted(report: Report, number: int, groups: int, done: int, of: int, state: str) -> None:
+    report(number * of + done, groups * of, state)
+
+
+def _named(number: int, weights: np.ndarray, grids: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    named = {f"weights {number}": torch.from_numpy(weights)}
+    return named | {f"grid {number}.{each}": torch.from_numpy(grid) for each, grid in enumerate(grids)}
+
+
+__all__ = ["FittedVideo", "Group", "Plan"]

@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--root", metavar="DIR", help="where the dataset is, if not below NEURALCODEC_DATA")
     add("-o", "--output", metavar="DIR", help="write results.json, rd.csv, rd.png, rd.svg and report.html here")
     add("--cost", action="store_true", help="also parameters, multiply-accumulates per unit of signal and peak memory, on the first item")
-    add("--samples", type=int, default=2, metavar="N", help="items to look at or listen to in the report (default: 2)")
-    add("--sample-rate", type=float, metavar="RATE", help="bpp or kbps of these (default: low in the range that all codecs share)")
+    add("--samples", type=_not_negative, default=2, metavar="N", help="items to look at or listen to in the report (default: 2)")
+    add("--sample-rate", type=_above_zero, metavar="RATE", help="bpp or kbps of these (default: low in the range that all codecs share)")
     add("--jobs", type=_positive, default=1, metavar="N", help="measure N files at a time; encode and decode times then mean little")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="measure on a Ray cluster; without an address, on one started here")
     add("--fresh", action="store_true", help="measure again what files.jsonl in the output folder holds from earlier runs")
@@ -103,6 +103,8 @@ def add_published_arguments(parser: argparse.ArgumentParser) -> None:
 def _compare(args: argparse.Namespace) -> int:
     from neuralcodec.eval import compare, tables
 
+    for warning in compare.differences(args.files):
+        print(f"neuralcodec eval compare: {warning}", file=sys.stderr)
     tables.show(compare.grid(compare.compare(args.files, args.anchor)), args.format)
     return 0
 
@@ -199,7 +201,7 @@ def _write(
     results.save(output / "results.json")
     results.save_csv(output / "rd.csv")
     show.plot(results, output)
-    count = max(0, min(args.samples, len(chosen)))
+    count = min(args.samples, len(chosen))
     shown = [chosen[i * len(chosen) // count] for i in range(count)]
     with show.Progress({"samples for the report": len(shown) * len(codecs)} if shown else {}) as progress:
         advance = progress.advance_of("samples for the report") if shown else None
@@ -275,6 +277,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than 0")
     return value
 
 

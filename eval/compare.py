@@ -52,6 +52,21 @@ def compare(paths: Sequence[str], anchor: str | None = None) -> list[Row]:
     return rows
 
 
+def differences(paths: Sequence[str]) -> list[str]:
+    """What the files do not mean by the same name, one line for each later file: their numbers may differ for that alone.
+
+    Raises:
+        ResultsError: a file is not readable.
+    """
+    first, *others = [load(path) for path in paths]
+    found = []
+    for path, results in zip(paths[1:], others):
+        shared = [name for name in first.definitions if name in results.definitions]
+        if changed := [name for name in shared if first.definitions[name] != results.definitions[name]]:
+            found.append(f"{paths[0]} and {path} define {', '.join(changed)} differently; BD-rates between them may mean nothing")
+    return found
+
+
 def grid(rows: Sequence[Row]) -> Grid:
     """The rows as a table."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row.comparisons))

@@ -1,7 +1,9 @@
 """Published rate–distortion curves, and BD-rate between curves.
 
 Bjøntegaard 2001, VCEG-M33: the mean difference of log rate over the range of quality that two curves share, as a percentage. Differs in
-that log rate is interpolated piecewise (PCHIP, by the library ``bjontegaard``), which follows curves of many points, not by one cubic.
+that log rate is interpolated piecewise, which follows curves of many points, not by one cubic: by PCHIP, as JCT-VC's own sheet does, and
+beside it by Akima's method, which Herglotz et al. 2022, https://arxiv.org/abs/2202.12565, found closer to the points between (both by the
+library ``bjontegaard``). Where the two differ, points are too far apart for either to be believed to that digit.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ PUBLISHED = {
     modality: {path.stem: path for path in sorted((Path(__file__).parent / "anchors" / modality).glob("*.json"))}
     for modality in ("image", "audio", "video")
 }
+METHODS = ("pchip", "akima")  # of interpolation
 MIN_POINTS = 4
 FULL_OVERLAP = 0.75  # share of both curves' range below which a BD-rate gets a note
 
@@ -46,8 +49,10 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
     they share no range of quality.
     """
 
-    def verdict(value: float | None = None, low: float | None = None, high: float | None = None, note: str = "") -> Comparison:
-        return Comparison(curve.name, curve.kind, anchor.name, anchor.kind, metric, value, low, high, note)
+    def verdict(
+        value: float | None = None, low: float | None = None, high: float | None = None, note: str = "", akima: float | None = None
+    ) -> Comparison:
+        return Comparison(curve.name, curve.kind, anchor.name, anchor.kind, metric, value, low, high, note, akima)
 
     if curve.protocol != anchor.protocol:
         return verdict(note=f"not comparable: {curve.label} is of {curve.protocol}, {anchor.label} of {anchor.protocol}")
@@ -70,14 +75,16 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the overlap; the note says it
-        options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
-        value = float(bjontegaard.bd_rate(anchor_rates, anchor_quality, rates, quality, **options))
+        options = {"require_matching_points": False, "min_overlap": 0}
+        value, akima = (
+            float(bjontegaard.bd_rate(anchor_rates, anchor_quality, rates, quality, method=method, **options)) for method in METHODS
+        )
     share = (high - low) / (max(*quality, *anchor_quality) - min(*quality, *anchor_quality))
     notes = [f"the shared range is {share:.0%} of the two curves' range"] if share < FULL_OVERLAP else []
     for side, kept, count in zip((anchor, curve), sides, offered):
         if dropped := count - len(kept):
             notes.append(f"{dropped} point(s) of {side.label} left out that cost more and give no more")
-    return verdict(value, low, high, "; ".join(notes))
+    return verdict(value, low, high, "; ".join(notes), akima)
 
 
 def compare(all_curves: Sequence[Curve], anchor: Curve, metrics: Sequence[str]) -> list[Comparison]:

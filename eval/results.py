@@ -24,8 +24,8 @@
           "left_out":       {"pesq_wb": number of items in which a metric is not defined, over the others of which it is a mean, …},
           "files": [ {"item", "file_bytes", "rate", "errors": {"rgb": mean squared error, …}, "quality": {"psnr_rgb", …},
                       "encode_seconds", "decode_seconds", "estimated_rate", "header_bytes", "symbols_equal"}, … ] }, … ] }, … ],
-  "comparisons": [ {"curve", "curve_kind", "anchor", "anchor_kind", "metric", "bd_rate": percent or null, "low", "high": the range of
-                    quality, "note"}, … ] }
+  "comparisons": [ {"curve", "curve_kind", "anchor", "anchor_kind", "metric", "bd_rate": percent or null, by PCHIP,
+                    "akima": the same by Akima's interpolation, "low", "high": the range of quality, "note"}, … ] }
 ```
 """
 
@@ -34,10 +34,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from neuralcodec.codecs.errors import first_line
 from neuralcodec.codecs.writing import write_whole
 
 SCHEMA = 2
@@ -123,6 +125,7 @@ class Comparison:
     low: float | None  # the range of quality over which it is a mean
     high: float | None
     note: str = ""
+    akima: float | None = None  # as bd_rate, by the other interpolation
 
 
 @dataclass(frozen=True)
@@ -160,19 +163,41 @@ def load(path: str | Path) -> Results:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ResultsError(f"{path} has schema {content['schema']}; this program reads {SCHEMA}")
-        dataset = Dataset(**{**content["dataset"], "items": [Item(**item) for item in content["dataset"]["items"]]})
-        curves = [Curve(**{**curve, "points": [_point(point) for point in curve["points"]]}) for curve in content["curves"]]
-        comparisons = [Comparison(**comparison) for comparison in content["comparisons"]]
-        return Results(dataset, content["definitions"], content["titles"], content["environment"], curves, comparisons)
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise ResultsError(f"{path} has schema {schema!r:.20}; this program reads {SCHEMA}")
+        results = _read(Results, content, "results")
     except FileNotFoundError:
         raise ResultsError(f"there is no file {path}") from None
     except ResultsError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path} is not a results file ({error})") from None
+    except RecursionError:
+        raise ResultsError(f"{path} is not a results file (it is nested too deeply)") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultsError(f"{path} is not a results file ({first_line(error)})") from None
+    if any(point.rate <= 0 for curve in results.curves for point in curve.points):
+        raise ResultsError(f"{path} is not a results file (a rate is not positive)")
+    return results
 
 
-def _point(content: dict) -> Point:
-    return Point(**{**content, "files": [File(**file) for file in content["files"]]})
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """JSON as an object of a class of this module, or of one of the types of their fields.
+
+    Raises:
+        TypeError: it is of another type, lacks a field or has one too many.
+    """
+    options = [None if each is type(None) else each for each in get_args(kind)]
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_read(options[0], each, name) for each in value]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _read(options[1], each, f"{name} {key}") for key, each in value.items()}
+    if None in options:
+        return None if value is None else _read(options[0], value, name)
+    if is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        return kind(**{key: _read(kinds.get(key, Any), each, key) for key, each in value.items()})  # type: ignore[operator]
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if kind is Any or (type(value) is kind and kind is not float):
+        return value
+    raise TypeError(f"{name} is not as it should be")

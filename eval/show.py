@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ALL = "all"
 FORMATS = ("png", "svg")  # of plots
 DECADE = 12  # a range of rates beyond which three ticks in each power of ten are enough
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of measured curves, for each turn of the colours
+DASHES = ("--", ":", "-.", (0, (8, 2, 2, 2, 2, 2)), (0, (1, 3)))  # of published ones
 MARGIN = 1.15  # of the rates' range, at each side of a plot
 
 
@@ -92,12 +94,12 @@ def plot(results: Results, folder: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
     shown = [metric for metric in results.titles if any(metric in point.quality for curve in results.curves for point in curve.points)]
-    colours = {curve.label: plt.get_cmap("tab10")(i % 10) for i, curve in enumerate(results.curves)}
+    styles = {curve.label: _style(i, curve.kind == "measured", plt.get_cmap("tab10").colors) for i, curve in enumerate(results.curves)}
     others = shown[1:]
     mosaic: list[Any] = [[shown[0], shown[0], other] for other in others] if others else [[shown[0]]]
     figure, panels = plt.subplot_mosaic(mosaic, figsize=(13 if others else 9, 6.5), layout="constrained")
     for metric in shown:
-        _panel(panels[metric], results, metric, colours, main=metric == shown[0])
+        _panel(panels[metric], results, metric, styles, main=metric == shown[0])
     legends = [panels[metric].get_legend_handles_labels() for metric in shown]
     named = {label: line for lines, labels in legends for line, label in zip(lines, labels)}  # published curves lack some metrics
     figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=min(6, len(named)), frameon=False, fontsize=9)
@@ -113,7 +115,7 @@ def plot(results: Results, folder: Path) -> list[Path]:
     return paths
 
 
-def _panel(axes: Axes, results: Results, metric: str, colours: Mapping[str, tuple], main: bool) -> None:
+def _panel(axes: Axes, results: Results, metric: str, styles: Mapping[str, dict[str, Any]], main: bool) -> None:
     """Measured curves solid, published ones dashed; the axes frame what was measured."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -125,9 +127,7 @@ def _panel(axes: Axes, results: Results, metric: str, colours: Mapping[str, tupl
         if not pairs:
             continue
         inside += [quality for rate, quality in pairs if left <= rate <= right]
-        style = {"marker": "o", "markersize": 4 if main else 2.5} if curve.kind == "measured" else {"linestyle": "--", "alpha": 0.8}
-        width = 1.6 if curve.kind == "measured" else 1.1
-        axes.plot(*zip(*pairs), label=_label(curve, results), color=colours[curve.label], linewidth=width, **style)
+        axes.plot(*zip(*pairs), label=_label(curve, results), markersize=4 if main else 2.5, **styles[curve.label])
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     if inside and (span := max(inside) - min(inside)):
@@ -140,6 +140,14 @@ def _panel(axes: Axes, results: Results, metric: str, colours: Mapping[str, tupl
     if main:
         axes.set_xlabel(f"{MODALITIES[results.dataset.modality].rate_title}")
     axes.grid(alpha=0.3, which="both")
+
+
+def _style(place: int, measured: bool, colours: Sequence[tuple]) -> dict[str, Any]:
+    """No two curves look the same: where colours come again, markers or dashes are others."""
+    turn, colour = divmod(place, len(colours))
+    if measured:
+        return {"color": colours[colour], "linewidth": 1.6, "marker": MARKERS[turn % len(MARKERS)]}
+    return {"color": colours[colour], "linewidth": 1.1, "linestyle": DASHES[turn % len(DASHES)], "alpha": 0.8}
 
 
 def _label(curve: Curve, results: Results) -> str:

@@ -14,6 +14,7 @@ from neuralcodec.eval.modalities import MODALITIES
 from neuralcodec.eval.results import Comparison, Curve, Results
 
 STYLES = ("text", "markdown", "latex")
+TELLING = 0.5  # percentage points between the two methods of BD-rate from which both are shown
 LATEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "…": "--", "~": r"\textasciitilde{}"}
 
 
@@ -81,12 +82,14 @@ def costs(results: Results) -> list[Grid]:
 
 
 def cell(comparison: Comparison | None) -> str:
-    """A BD-rate and, on a line of its own, the range of quality that it is a mean over."""
+    """A BD-rate, by both methods where they differ, and, on a line of its own, the range of quality that it is a mean over."""
     if comparison is None:
         return ""
     if comparison.bd_rate is None:
         return "none"
-    return f"{comparison.bd_rate:+.1f} %\n({comparison.low:.2f}…{comparison.high:.2f})"
+    differs = comparison.akima is not None and abs(comparison.akima - comparison.bd_rate) > TELLING
+    value = f"{comparison.bd_rate:+.1f} %" + (f", Akima {comparison.akima:+.1f} %" if differs else "")
+    return f"{value}\n({comparison.low:.2f}…{comparison.high:.2f})"
 
 
 def show(each: Grid, style: str = "text", console: Console | None = None) -> None:

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from neuralcodec.codecs.errors import CodecError
+from neuralcodec.codecs.errors import CodecError, first_line
 
 OWN_CLUSTER = "local"  # the address of a cluster that is started for this run, on this machine
 
 
 @contextlib.contextmanager
 def workers(jobs: int = 1, ray: str | None = None) -> Iterator[Executor | None]:
-    """What runs tasks, or none for this process alone. Leaving by an exception gives up tasks that have not begun.
+    """What runs tasks, or none for this process alone. Leaving by an exception gives up all tasks, those that run as well.
 
     Args:
         jobs: processes that share this machine's cores.
@@ -37,6 +37,7 @@ def workers(jobs: int = 1, ray: str | None = None) -> Iterator[Executor | None]:
         CodecError: there is no such cluster, or a process ended unexpectedly.
     """
     pool: Executor | None = None
+    others = set(multiprocessing.active_children())
     if ray:
         pool = RayExecutor(ray)
     elif jobs > 1:
@@ -46,9 +47,13 @@ def workers(jobs: int = 1, ray: str | None = None) -> Iterator[Executor | None]:
         yield pool
     except BrokenProcessPool:
         raise CodecError("a process that measured ended unexpectedly, perhaps for want of memory: try fewer --jobs") from None
-    except BaseException:
+    except BaseException as error:
         if pool:
             pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:  # or the interpreter would wait for what they do
+            process.kill()
+        if isinstance(pool, RayExecutor) and isinstance(error, pool.ray.exceptions.RayError):
+            raise CodecError(f"the Ray cluster failed ({first_line(error)})") from None
         raise
     else:
         if pool:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from neuralcodec.codecs.base import build
 from neuralcodec.datasets import colour
-from neuralcodec.eval import command, cost, curves, modalities, results, samples, store, sweep
+from neuralcodec.eval import command, cost, curves, modalities, results, samples, show, store, sweep, tables
 from neuralcodec.eval.classical.image import CODECS
 from neuralcodec.eval.learned import Learned
 from neuralcodec.eval.metrics import image as metrics
@@ -97,6 +97,26 @@ def test_half_the_rate_is_minus_fifty_percent():
 def test_curves_of_different_lengths_and_orders_are_compared():
     shuffled = curve(RATES[::-1], QUALITIES[::-1])
     assert bd_rate(shuffled, curve(RATES[:4], QUALITIES[:4], "b")).bd_rate == pytest.approx(0, abs=1)
+
+
+def test_both_interpolations_are_told_where_they_differ(tmp_path):
+    smooth = bd_rate(curve([rate * 0.8 for rate in RATES], QUALITIES), curve(RATES, QUALITIES, "b"))
+    assert smooth.bd_rate == pytest.approx(-20) and smooth.akima == pytest.approx(-20)
+    assert tables.cell(smooth) == "-20.0 %\n(28.00…39.50)"
+    bent = bd_rate(curve(RATES, (28.0, 33.5, 34.0, 34.5, 39.5)), curve(RATES, QUALITIES, "b"))
+    assert abs(bent.bd_rate - bent.akima) > tables.TELLING
+    assert tables.cell(bent) == f"{bent.bd_rate:+.1f} %, Akima {bent.akima:+.1f} %\n(28.00…39.50)"
+    assert bd_rate(curve(RATES[:3], QUALITIES[:3]), curve(RATES, QUALITIES, "b")).akima is None
+
+
+def test_akima_is_that_of_scipy():
+    interpolate = pytest.importorskip("scipy.interpolate")
+    bent = (28.0, 33.5, 34.0, 34.5, 39.5)
+    quality = np.linspace(28, 39.5, 20001)
+    logarithms = [interpolate.Akima1DInterpolator(qualities, np.log(RATES))(quality) for qualities in (bent, QUALITIES)]
+    assert bd_rate(curve(RATES, bent), curve(RATES, QUALITIES, "b")).akima == pytest.approx(
+        100 * np.expm1(np.mean(logarithms[0] - logarithms[1])), abs=0.05
+    )
 
 
 def test_no_bd_rate_without_overlap():
@@ -261,11 +281,42 @@ def test_a_folder_without_items_is_refused(tmp_path, capsys):
     assert "no images below" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', "[]"])
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 99}', "[]", "7", "[" * 100_000, '{"schema": ' * 100_000, "\x00", '{"schema": 2}'])
 def test_other_files_are_no_results(text, tmp_path):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(results.ResultsError):
+    with pytest.raises(results.ResultsError) as error:
         results.load(tmp_path / "results.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        (("curves",), {}),
+        (("curves", 0), 3),
+        (("curves", 0, "points", 0, "rate"), "1"),
+        (("curves", 0, "points", 0, "rate"), -1.0),
+        (("curves", 0, "points", 0, "rate"), float("nan")),
+        (("curves", 0, "points", 0, "rate"), True),
+        (("curves", 0, "points", 0, "quality"), [1]),
+        (("curves", 0, "points", 0, "quality", "psnr_rgb"), None),
+        (("curves", 0, "name"), None),
+        (("curves", 0, "unheard_of"), 1),
+        (("dataset", "items", 0, "size"), "large"),
+        (("titles",), ["psnr_rgb"]),
+    ],
+    ids=str,
+)
+def test_results_of_other_types_are_refused_in_one_line(place, value, two_results, tmp_path, capsys):
+    content = json.loads((two_results / "before.json").read_text())
+    inner = content
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    (tmp_path / "damaged.json").write_text(json.dumps(content))
+    assert evaluate("compare", two_results / "before.json", tmp_path / "damaged.json") == 1
+    error = capsys.readouterr().err
+    assert "damaged.json is not a results file" in error and error.count("\n") == 1
 
 
 def test_the_command_is_cheap_to_import():
@@ -461,6 +512,30 @@ def test_what_eight_bits_of_colour_cannot_say_is_not_measured(tmp_path, capsys):
     Image.new("RGBA", (20, 20), (9, 9, 9, 99)).save(tmp_path / "deep.png")
     assert evaluate(tmp_path, "--codec", "jpeg") == 1
     assert "transparency" in capsys.readouterr().err
+
+
+def test_compare_warns_where_a_name_means_two_things(two_results, tmp_path, capsys):
+    for name, definition in (("before", "dB; of all samples"), ("after", "dB; of luma")):
+        read = results.load(two_results / f"{name}.json")
+        replace(read, definitions={"psnr_rgb": definition, "rate": "bits"}).save(tmp_path / f"{name}.json")
+    assert evaluate("compare", tmp_path / "before.json", tmp_path / "after.json") == 0
+    captured = capsys.readouterr()
+    assert "define psnr_rgb differently" in captured.err and captured.err.count("\n") == 1 and "mine [after]" in captured.out
+    assert evaluate("compare", tmp_path / "before.json", tmp_path / "before.json") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_curve_of_a_plot_has_its_own_look():
+    colours = [(0.1 * i, 0, 0) for i in range(10)]
+    looks = [repr(show._style(i, measured, colours)) for i in range(30) for measured in (True, False)]
+    assert len(set(looks)) == 60
+
+
+@pytest.mark.parametrize("arguments", [["--sample-rate", "0"], ["--sample-rate", "-1"], ["--sample-rate", "nan"], ["--samples", "-1"]])
+def test_rates_and_numbers_of_samples_that_make_no_sense_are_refused(arguments, folder, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(folder, "--codec", "jpeg", *arguments)
+    assert "must be" in capsys.readouterr().err
 
 
 def test_names_in_brackets_are_printed_as_they_are(two_results, capsys):

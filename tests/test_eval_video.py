@@ -1,10 +1,12 @@
 """Measuring video: files are what the encoders write, metrics are what they say, and published curves keep to their protocol."""
 
+import gc
 import io
 import json
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import av
@@ -164,6 +166,16 @@ def test_ms_ssim_of_frames_together_is_their_mean(moving):
     ]
     assert metrics.quality(clip, noisy)["ms_ssim_y"] == pytest.approx(np.mean(one_by_one), abs=1e-6)
     assert min(one_by_one) < 0.9999
+
+
+def test_measuring_keeps_no_clip_alive(moving):
+    clip, decoded = moving(2), moving(2, seed=1)
+    metrics.quality(clip, decoded)
+    errors = metrics.errors(clip, decoded)
+    gone = weakref.ref(decoded)
+    del decoded
+    gc.collect()
+    assert gone() is None and metrics.errors(clip, moving(2, seed=1)) == errors
 
 
 def test_clips_that_differ_are_not_compared(moving):

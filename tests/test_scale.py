@@ -1,6 +1,7 @@
 """Evaluations that are killed, interrupted, run out of disk or are shared: nothing is measured twice, nothing comes out differently."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuralcodec.eval import command, results, show, sweep
+from neuralcodec.codecs.errors import CodecError
+from neuralcodec.eval import command, results, show, sweep, workers
 
 RUN = (  # jobs that a shell starts in the background ignore SIGINT, and so would what they start
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from neuralcodec.cli import main; raise SystemExit(main())"
@@ -143,12 +145,37 @@ def test_errors_of_a_worker_come_back_as_one_line(tmp_path, capsys, weights):
 
     codec = candidate(str(path))
     path.unlink()
-    from neuralcodec.codecs.base import CodecError
     from neuralcodec.eval.modalities import Images, sources
-    from neuralcodec.eval.workers import workers
 
-    with pytest.raises(CodecError, match="soon-gone"), workers(2) as pool:
+    with pytest.raises(CodecError, match="soon-gone"), workers.workers(2) as pool:
         sweep.measure(codec, Images(), "one", sources(Images(), str(tmp_path)), 1, pool=pool)
+
+
+def test_an_error_stops_what_other_processes_do_at_once():
+    before = time.monotonic()
+    with pytest.raises(ZeroDivisionError), workers.workers(2) as pool:
+        busy = pool.submit(time.sleep, 600)
+        while not busy.running():
+            time.sleep(0.05)
+        pool.submit(os.getpid).result()
+        pool.submit(divmod, 1, 0).result()
+    assert not multiprocessing.active_children() and time.monotonic() - before < 60
+
+
+def test_a_failing_cluster_is_one_line(monkeypatch):
+    ray = pytest.importorskip("ray", reason="needs the package ray")
+
+    class Cluster(workers.RayExecutor):
+        def __init__(self, address):
+            self.ray = ray
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            pass
+
+    monkeypatch.setattr(workers, "RayExecutor", Cluster)
+    with pytest.raises(CodecError) as error, workers.workers(ray="somewhere"):
+        raise ray.exceptions.WorkerCrashedError
+    assert "the Ray cluster failed" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_time_left_counts_every_codec_and_leaves_out_what_was_known(monkeypatch):

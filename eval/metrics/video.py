@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ DEFINITIONS = {
     "ms_ssim_y": "Wang et al. 2003, five scales, luma plane; mean over frames, then clips (pytorch-msssim); sides above 160 only",
     "ms_ssim_y_db": "dB; -10·log10(1 - ms_ssim_y), of the mean over clips",
 }
+
+_known: WeakKeyDictionary[Clip, WeakKeyDictionary[Clip, np.ndarray]] = WeakKeyDictionary()  # quality and errors start from the same
 
 TOGETHER = 4  # frames in one call of MS-SSIM, which is four times as fast as one by one
 
@@ -77,9 +79,15 @@ def derived(quality: Mapping[str, float], errors: Mapping[str, float]) -> dict[s
     return values
 
 
-@lru_cache(maxsize=1)  # quality and errors both start from these
 def _frame_errors(clip: Clip, decoded: Clip) -> np.ndarray:
-    """(T, 4): mean squared errors of the planes of every frame, Y, U, V and RGB, on a 0…255 scale."""
+    """(T, 4): mean squared errors of the planes of every frame, Y, U, V and RGB, on a 0…255 scale; kept as long as both clips are."""
+    by_decoded = _known.setdefault(clip, WeakKeyDictionary())
+    if decoded not in by_decoded:
+        by_decoded[decoded] = _measured_errors(clip, decoded)
+    return by_decoded[decoded]
+
+
+def _measured_errors(clip: Clip, decoded: Clip) -> np.ndarray:
     if decoded.y.shape != clip.y.shape or decoded.bits != clip.bits:
         raise ValueError(f"clips differ: {clip.y.shape} at {clip.bits} bits and {decoded.y.shape} at {decoded.bits}")
     to_eight_bits = (255 / (2**clip.bits - 1)) ** 2

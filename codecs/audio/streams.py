@@ -78,10 +78,10 @@ class Encoder(_Stream):
         self._held += samples.shape[1]
         self.samples += samples.shape[1]
         block = self.codec.segment * self.codec.hop
-        if not self.codec.causal or self._held < block:
+        if not self.codec.causal or self._held <= block:  # what may be the last segment waits for finish()
             return
         waiting = torch.cat(self._waiting, 1)
-        whole = waiting.shape[1] // block * block
+        whole = (waiting.shape[1] - 1) // block * block
         self._waiting, self._held = [waiting[:, whole:].clone()], waiting.shape[1] - whole
         for piece in waiting[:, :whole].split(block, 1):
             yield self._segment(self._quantize(piece))

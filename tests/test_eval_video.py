@@ -294,6 +294,16 @@ def test_curves_of_other_conversions_or_clips_are_never_compared():
     assert "not comparable" in curves.bd_rate(by["hnerv-bunny"], by["hinerv"], "psnr_rgb_bt601").note
 
 
+def test_bunny_whole_and_bunny_cropped_are_two_tests():
+    every = {name: curves.published(name, Videos()) for name in curves.PUBLISHED["video"] if name.endswith("bunny")}
+    cropped = {name for name, each in every.items() if "1280×640" in each.protocol}
+    assert {name for name in every if "nerv" in name} == {name for name, each in every.items() if "1280×720" in each.protocol}
+    assert cropped == set(every) - {name for name in every if "nerv" in name} and len(cropped) == 5
+    refused = curves.bd_rate(every["hnerv-boost-bunny"], every["x264-bunny"], "psnr_rgb_bt601")
+    assert refused.bd_rate is None and "not comparable" in refused.note and "1280×640" in refused.note
+    assert all("HNeRV's own crop to 1280×640" in each.description for name, each in every.items() if "nerv" in name)
+
+
 def test_uvg_as_published_has_the_protocol_of_its_curves():
     frames = {name: 300 if name == "ShakeNDry" else 600 for name in video.UVG}
     items = [Item(name, "", {"width": 1920, "height": 1080, "frames": count, "bits": 8}) for name, count in frames.items()]

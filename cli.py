@@ -1,4 +1,4 @@
-"""The command line: ``neuralcodec encode | decode | info | list | eval | train | export``.
+"""The command line: ``neuralcodec encode | decode | tokens | info | list | eval | train | export``.
 
 Direction by suffix, ``-`` for pipes, people on stderr, machines on ``--json``. Nothing here imports torch before it is needed.
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-from neuralcodec import __version__
+from neuralcodec import __version__, convert
 from neuralcodec.codecs import DEFAULTS, WEIGHTS
-from neuralcodec.codecs.writing import write_whole
+from neuralcodec.codecs.writing import whole_file, write_whole
 from neuralcodec.entropy import container
 from neuralcodec.eval import command as evaluation
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
-PICTURE_OUT = ".png"
 
 
 class UserError(Exception):
@@ -33,31 +33,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"neuralcodec {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    encode = commands.add_parser("encode", help="pictures to .nci files", description="Encode pictures to .nci files.")
-    encode.add_argument("input", nargs="+", help="pictures or folders of them; - for standard input")
+    encode = commands.add_parser("encode", help="pictures to .nci files, sounds to .nca files", description="Encode pictures and sounds.")
+    encode.add_argument("input", nargs="+", help="pictures, sounds, or folders of them; - for standard input")
     _add_output(encode)
     goal = encode.add_mutually_exclusive_group()
     goal.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
-    goal.add_argument("--bpp", type=float, help="bits of the whole file per pixel to aim at")
-    goal.add_argument("--max-bytes", type=int, metavar="N", help="the best file of at most so many bytes")
-    goal.add_argument("--psnr", type=float, metavar="DB", help="PSNR of RGB to aim at")
-    goal.add_argument("--ms-ssim", type=float, metavar="V", help="MS-SSIM to aim at: below 1 as it is, from 1 up in dB")
+    goal.add_argument("-b", "--kbps", type=float, help="sounds: kbit/s of the whole file to aim at")
+    goal.add_argument("--bpp", type=float, help="pictures: bits of the whole file per pixel to aim at")
+    goal.add_argument("--max-bytes", type=int, metavar="N", help="pictures: the best file of at most so many bytes")
+    goal.add_argument("--psnr", type=float, metavar="DB", help="pictures: PSNR of RGB to aim at")
+    goal.add_argument("--ms-ssim", type=float, metavar="V", help="pictures: MS-SSIM to aim at: below 1 as it is, from 1 up in dB")
     encode.add_argument(
-        "--effort", type=int, default=0, metavar="N", help="0 … 5: time spent on smaller files, about twice from one to the next"
+        "--effort", type=int, default=0, metavar="N", help="pictures: 0 … 5, time spent on smaller files, about twice from one to the next"
     )
-    encode.add_argument("--roi", metavar="MASK", help="a picture, white where quality counts")
-    encode.add_argument("-m", "--model", default=DEFAULTS["image"], help="name of shipped weights (see list), or a weights file")
+    encode.add_argument("--roi", metavar="MASK", help="pictures: another picture, white where quality counts")
+    encode.add_argument("-m", "--model", help="name of shipped weights (see list), or a weights file")
     encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
     encode.add_argument("--max-pixels", type=int, help="refuse pictures that have more (default: 2^27)")
     encode.set_defaults(run=run_encode)
 
-    decode = commands.add_parser("decode", help=".nci files to pictures", description="Decode .nci files to PNG or any format by suffix.")
-    decode.add_argument("input", nargs="+", help=".nci files or folders of them; - for standard input")
+    decode = commands.add_parser(
+        "decode", help="back again", description="Decode .nci files to PNG or any format by suffix, .nca to WAV or FLAC."
+    )
+    decode.add_argument("input", nargs="+", help=".nci and .nca files or folders of them; - for standard input")
     _add_output(decode)
     decode.add_argument("-m", "--model", help="weights that wrote the file, if not among the shipped ones")
     decode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    decode.add_argument("--from", dest="start", type=_time, metavar="TIME", help="sounds: decode from here on, in seconds or as 1:30")
+    decode.add_argument("--to", dest="end", type=_time, metavar="TIME", help="sounds: decode up to here")
+    decode.add_argument(
+        "--conceal",
+        nargs="?",
+        const="fade",
+        choices=("fade", "silence"),
+        help="sounds: where the file is damaged, let what was last heard fade away, or put silence, and say so; otherwise damage is an error",
+    )
     decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^27, 2^26 for a picture in one piece)")
     decode.set_defaults(run=run_decode)
+
+    tokens = commands.add_parser("tokens", help="sounds to integers", description="The integers that a token codec makes of a sound.")
+    tokens.add_argument("input", help="a sound; - for standard input")
+    tokens.add_argument("-o", "--output", help=".npz, .npy (the array alone) or .json file (default: .npz beside the input)")
+    tokens.add_argument("-f", "--force", action="store_true", help="overwrite")
+    tokens.add_argument("--json", action="store_true", help="print them for machines")
+    tokens.add_argument("--codebooks", type=int, metavar="N", help="of each frame, the first so many (default: all)")
+    tokens.add_argument("-m", "--model", default=DEFAULTS.get("tokens"), help="name of shipped weights, or a weights file")
+    tokens.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    tokens.set_defaults(run=run_tokens)
 
     info = commands.add_parser("info", help="what a file says of itself", description="Show the header of coded files or weights.")
     info.add_argument("input", nargs="+")
@@ -113,74 +135,112 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_encode(options: argparse.Namespace) -> int:
-    from neuralcodec.codecs.files import MAX_PIXELS, load
-    from neuralcodec.codecs.image.files import encode_picture, encode_to_target
-    from neuralcodec.codecs.image.pictures import read_picture
-    from neuralcodec.codecs.image.regions import read_mask
-    from neuralcodec.codecs.image.targets import target_of
-
     _check_device(options.device)
-    codec = load(options.model).to(options.device)
-    level = codec.level_for_quality(options.quality)
-    target = target_of(options.bpp, options.max_bytes, options.psnr, options.ms_ssim)
-    mask = read_mask(options.roi) if options.roi else None
-    limit = options.max_pixels or MAX_PIXELS
 
-    def convert(source, name: str, report) -> bytes:
-        picture = read_picture(source, name, limit)
-        height, width = picture.pixels.shape[:2]
-        if mask is not None and mask.shape != (height, width):
-            print(f"neuralcodec encode: {options.roi} is scaled from {mask.shape[1]}×{mask.shape[0]} to {width}×{height}", file=sys.stderr)
-        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort, "mask": mask}
-        if target is None:
-            return encode_picture(codec, picture, level, **choices)
-        hit = encode_to_target(codec, picture, target, **choices)
-        if hit.miss:
-            print(f"neuralcodec encode: {name}: {hit.miss}", file=sys.stderr)
-        return hit.data
+    def modality_of(source: Path | str) -> str:
+        if source == "-":
+            return convert.modality_of_bytes(_peek())
+        return convert.modality_of_input(Path(source)) or convert.modality_of_bytes(_start(Path(source)))
 
-    return _convert_all(options, PICTURE_SUFFIXES, container.SUFFIXES["image"], convert)
+    suffixes = [suffix for known in convert.INPUTS.values() for suffix in known]
+    return _convert_all(options, suffixes, modality_of, container.SUFFIXES, lambda modality: convert.encoder(options, modality))
 
 
 def run_decode(options: argparse.Namespace) -> int:
-    from neuralcodec.codecs.image.files import decode_picture
-    from neuralcodec.codecs.image.pictures import picture_bytes
-
     _check_device(options.device)
-    candidates = [options.model] if options.model else []
-    suffix = Path(options.output).suffix if options.output and not _is_folder(options) and options.output != "-" else PICTURE_OUT
 
-    def convert(source, name: str, report) -> bytes:
-        data = source.read() if hasattr(source, "read") else _read(Path(source))
-        picture = decode_picture(data, candidates, options.device, options.max_pixels or None, report=report)
-        return picture_bytes(picture, suffix or PICTURE_OUT)
+    def modality_of(source: Path | str) -> str:
+        return convert.modality_of_coded(_peek() if source == "-" else _start(Path(source)))
 
-    return _convert_all(options, (container.SUFFIXES["image"],), suffix or PICTURE_OUT, convert)
+    asked = Path(options.output).suffix if options.output and not _is_folder(options) and options.output != "-" else ""
+    outputs = {modality: asked or suffix for modality, suffix in convert.OUTPUTS.items()}
+    suffixes = [container.SUFFIXES[modality] for modality in convert.INPUTS]
+    return _convert_all(options, suffixes, modality_of, outputs, lambda modality: convert.decoder(options, modality, outputs[modality]))
 
 
-def _convert_all(options: argparse.Namespace, suffixes: Sequence[str], suffix: str, convert) -> int:
-    """Convert every input, in order, and report every one that fails; exit code 1 if any did."""
+def run_tokens(options: argparse.Namespace) -> int:
+    if options.model is None:
+        raise UserError("no token codec is shipped yet: name a weights file with --model")
+    from neuralcodec.codecs.audio import token_files
+    from neuralcodec.codecs.files import load
+    from neuralcodec.datasets.audio import read_sound
+
+    target = None
+    if options.output or (options.input != "-" and not options.json):
+        target = Path(options.output or Path(options.input).with_suffix(token_files.SUFFIXES[0]))
+        if target.suffix not in token_files.SUFFIXES:
+            raise UserError(f"tokens go into {', '.join(token_files.SUFFIXES)} files, not {target.name}")
+    elif not options.json:
+        raise UserError("tokens of standard input need an output, or --json")
+    _check_device(options.device)
+    codec = load(options.model).to(options.device)
+    try:
+        sound = read_sound(io.BytesIO(sys.stdin.buffer.read()) if options.input == "-" else options.input)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    tokens = token_files.tokens_of(codec, sound, options.codebooks)
+    if options.json:
+        print(json.dumps(token_files.as_json(tokens)))
+    if target is not None:
+        _write(target, token_files.to_bytes(tokens, target.suffix), options.force)
+        shape = " × ".join(map(str, tokens.indexes.shape))
+        print(f"{target}: {shape} tokens, {tokens.frame_rate:g} frames a second", file=sys.stderr)
+    return 0
+
+
+def _convert_all(
+    options: argparse.Namespace,
+    suffixes: Sequence[str],
+    modality_of: Callable[[Path | str], str],
+    outputs: Mapping[str, str],
+    converter_for: Callable[[str], convert.Convert],
+) -> int:
+    """Convert every input, in order, and report every one that fails; exit code 1 if any did.
+
+    Args:
+        suffixes: of what to take from folders.
+        modality_of: what an input holds.
+        outputs: suffix of what becomes of each modality.
+        converter_for: a modality's converter.
+    """
     from neuralcodec.codecs.errors import CodecError
 
-    pairs = list(_pairs(options, suffixes, suffix))
+    jobs = list(_jobs(options, suffixes, modality_of, outputs))
+    converters: dict[str, convert.Convert] = {}
     failures = 0
-    with _progress(len(pairs)) as report:
-        for number, (source, target) in enumerate(pairs):
+    with _progress(len(jobs)) as report:
+        for number, (source, target, modality) in enumerate(jobs):
             try:
+                if isinstance(modality, Exception):
+                    raise modality
+                if modality not in converters:
+                    converters[modality] = converter_for(modality)
                 name = "standard input" if source == "-" else str(source)
-                data = convert(_standard_input(suffix) if source == "-" else source, name, partial(report, number))
-                _write(target, data, options.force)
+                with _target(target, options.force) as out:
+                    converters[modality](sys.stdin.buffer if source == "-" else Path(source), out, name, partial(report, number))
             except (UserError, CodecError, OSError) as error:
                 failures += 1
                 text = " ".join(str(error).split())
                 prefix = "" if str(source) in text or source == "-" else f"{source}: "
                 print(f"neuralcodec {options.command}: {prefix}{text}", file=sys.stderr)
+                if modality not in converters and not isinstance(modality, Exception):
+                    break  # what is wrong is the model or an option, not this input
             report(number + 1)
     return 1 if failures else 0
 
 
-def _pairs(options: argparse.Namespace, suffixes: Sequence[str], suffix: str) -> Iterator[tuple[Path | str, Path | str]]:
-    """(input, output) for everything asked for; a folder means all files in it that have one of the suffixes."""
+class _Job(NamedTuple):
+    source: Path | str
+    target: Path | str
+    modality: str | Exception  # why it is not known
+
+
+def _jobs(
+    options: argparse.Namespace, suffixes: Sequence[str], modality_of: Callable[[Path | str], str], outputs: Mapping[str, str]
+) -> Iterator[_Job]:
+    """Everything asked for; a folder means all files in it that have one of the suffixes."""
+    from neuralcodec.codecs.errors import CodecError
+
     found: list[tuple[Path | str, Path]] = []  # (input, its place below an output folder)
     for name in options.input:
         path = Path(name)
@@ -198,6 +258,12 @@ def _pairs(options: argparse.Namespace, suffixes: Sequence[str], suffix: str) ->
         raise UserError(f"{len(found)} inputs need a folder as output: {options.output} is not one (end its name in /, or create it)")
     taken: set[Path | str] = set()
     for source, relative in found:
+        modality: str | Exception
+        try:
+            modality = modality_of(source)
+            suffix = outputs[modality]
+        except (CodecError, OSError, UserError) as error:
+            modality, suffix = error, ".unknown"
         target: Path | str
         if source == "-" and (options.output is None or to_folder):
             target = "-"
@@ -210,7 +276,43 @@ def _pairs(options: argparse.Namespace, suffixes: Sequence[str], suffix: str) ->
         if target in taken:
             raise UserError(f"two inputs would both become {target}")
         taken.add(target)
-        yield source, target
+        yield _Job(source, target, modality)
+
+
+@contextlib.contextmanager
+def _target(target: Path | str, force: bool) -> Iterator[BinaryIO]:
+    if target == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if Path(target).exists() and not force:
+        raise UserError(f"{target} exists; -f overwrites it")
+    with whole_file(target) as file:
+        yield file
+
+
+def _peek() -> bytes:
+    """How standard input starts, which stays to be read."""
+    return sys.stdin.buffer.peek(64)[:64]  # type: ignore[attr-defined]
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+
+
+def _time(text: str) -> float:
+    """Seconds, or hours, minutes and seconds with colons between."""
+    try:
+        parts = [float(part) for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or not all(math.isfinite(part) and part >= 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: seconds, or 1:30, or 1:02:03.5")
+    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
 
 
 def _is_folder(options: argparse.Namespace) -> bool:
@@ -241,13 +343,6 @@ def _progress(total: int):
         yield report
     finally:
         bar.stop()
-
-
-def _standard_input(suffix: str):
-    """What pictures are read from has to be seekable."""
-    import io
-
-    return io.BytesIO(sys.stdin.buffer.read()) if suffix == container.SUFFIXES["image"] else sys.stdin.buffer
 
 
 def _read(path: Path) -> bytes:

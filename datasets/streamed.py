@@ -22,6 +22,7 @@ STEP = 2**15  # samples that are resampled at a time, about
 class Incoming(NamedTuple):
     rate: int  # Hz
     channels: int
+    samples: int | None  # of each channel, where the file says
     blocks: Iterator[np.ndarray]  # (channels, n) float32
 
 
@@ -54,7 +55,7 @@ def open_sound(source: str | Path | IO[bytes], name: str | None = None) -> Itera
             return
         check_format(file.channels, file.samplerate, name)
         blocks = (block.T for block in file.blocks(BLOCK // file.channels, dtype="float32", always_2d=True))
-        yield Incoming(file.samplerate, file.channels, _finite(blocks, name))
+        yield Incoming(file.samplerate, file.channels, file.frames, _finite(blocks, name))
 
 
 @contextlib.contextmanager
@@ -76,7 +77,7 @@ def _by_ffmpeg(source: str | Path | IO[bytes], name: str) -> Iterator[Incoming]:
                 for planar in resampler.resample(None):
                     yield planar.to_ndarray()
 
-            yield Incoming(stream.rate, stream.channels, _finite(blocks(), name))
+            yield Incoming(stream.rate, stream.channels, None, _finite(blocks(), name))
     except av.FFmpegError as error:
         raise ValueError(f"{name}: not a sound that can be read ({error.strerror or type(error).__name__})") from None
 
@@ -149,26 +150,36 @@ class SoundWriter:
     """Samples to a WAV or FLAC file of 16 bits, as they come.
 
     Args:
-        target: a path whose suffix says which, or an open file or pipe, which gets WAV.
-        samples: of each channel, where the caller knows: a pipe's header cannot be mended afterwards. Without, it claims the most there is.
+        target: binary, open for writing.
+        suffix: ``.wav`` or ``.flac``.
+        samples: of each channel, where the caller knows.
+        pipe: the target can only be written to, as WAV. Its header says how long the sound is, or that it may be as long as there is.
 
     Raises:
         ValueError: another suffix.
     """
 
-    def __init__(self, target: str | Path | IO[bytes], rate: int, channels: int, samples: int | None = None, suffix: str = ".wav"):
+    def __init__(self, target: IO[bytes], rate: int, channels: int, suffix: str = ".wav", samples: int | None = None, pipe: bool = False):
         import soundfile
 
         if suffix.lower() not in OUTPUTS:
             raise ValueError(f"sounds are written as {' or '.join(OUTPUTS)}, not {suffix}")
-        self._pipe: IO[bytes] | None = None
-        if isinstance(target, (str, Path)):
+        self._pipe = target if pipe else None
+        if not pipe:
             self._file = soundfile.SoundFile(target, "w", rate, channels, "PCM_16", format=OUTPUTS[suffix.lower()])
             return
-        size = min(ENDLESS - 36, samples * channels * 2) if samples is not None else ENDLESS - 36
+        size = ENDLESS - 36 if samples is None else min(ENDLESS - 36, samples * channels * 2)
         fields = (b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, channels, rate, rate * channels * 2, channels * 2, 16, b"data", size)
         target.write(struct.pack("<4sI4s4sIHHIIHH4sI", *fields))
-        self._pipe = target
+
+    def __enter__(self) -> SoundWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._pipe is not None:
+            self._pipe.flush()
+        else:
+            self._file.close()
 
     def write(self, samples: np.ndarray) -> None:
         """(channels, n), clipped to -1…1."""
@@ -177,9 +188,3 @@ class SoundWriter:
             self._pipe.write(pcm.tobytes())
         else:
             self._file.write(pcm)
-
-    def close(self) -> None:
-        if self._pipe is not None:
-            self._pipe.flush()
-        else:
-            self._file.close()

@@ -33,7 +33,13 @@ PRIOR_COUNT = 1000
 TAIL = 2.0**-17  # probability mass on each side that a table leaves to its escape
 
 
-def round_for_rate(residual: Tensor, index: Tensor, bits: Callable[[Tensor, Tensor], Tensor], weight: Tensor | None = None) -> Tensor:
+def round_for_rate(
+    residual: Tensor,
+    index: Tensor,
+    bits: Callable[[Tensor, Tensor], Tensor],
+    weight: Tensor | None = None,
+    most_saved: Tensor | None = None,
+) -> Tensor:
     """Rate–distortion optimised quantization: the nearest integer, or the next one towards zero where that saves more than it costs.
 
     An encoder's choice; the decoder knows nothing of it. Error and bits are weighed by ``BITS_PER_SQUARED_STEP``.
@@ -44,20 +50,26 @@ def round_for_rate(residual: Tensor, index: Tensor, bits: Callable[[Tensor, Tens
         bits: (symbols, table indexes) to what they cost.
         weight: how much each squared error counts, broadcastable to ``residual``; 1 if omitted. If given, zero is a candidate too: where
             errors count little it can save more than a step does.
+        most_saved: for each table, the most bits that one step towards zero saves. Most values are so close to their integer that
+            nothing in the table can move them; told of this, the costs of one in ten need looking up.
     """
     nearest = torch.round(torch.nan_to_num(residual)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-    occupied = nearest != 0
-    value, symbol, table = residual[occupied], nearest[occupied], index[occupied]
+    movable = nearest != 0
+    if weight is None and most_saved is not None:
+        added = 1 + 2 * (residual.abs() - nearest.abs())  # squared error of one step towards zero
+        movable &= added * BITS_PER_SQUARED_STEP < most_saved.take(index.long())
+    where = movable.flatten().nonzero()[:, 0]
+    value, symbol, table = (values.flatten().gather(0, where) for values in (residual, nearest, index))
     candidates = [symbol - torch.sign(symbol)]
     price: Tensor | float = BITS_PER_SQUARED_STEP
     if weight is not None:
-        price = price * weight.expand_as(residual)[occupied]
+        price = price * weight.expand_as(residual).flatten().gather(0, where)
         candidates.append(torch.zeros_like(symbol))
     chosen, most = symbol, torch.zeros_like(value)
     for candidate in candidates:
         saved = bits(symbol, table) - bits(candidate, table) - ((value - candidate).square() - (value - symbol).square()) * price
         chosen, most = torch.where(saved > most, candidate, chosen), torch.maximum(saved, most)
-    nearest[occupied] = chosen
+    nearest.view(-1).scatter_(0, where, chosen)
     return nearest
 
 
@@ -87,7 +99,7 @@ class GaussianConditional(nn.Module):
 
     def round(self, residual: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
         """:func:`round_for_rate` by what the symbols cost here."""
-        return round_for_rate(residual, index, self.coded_bits, weight)
+        return round_for_rate(residual, index, self.coded_bits, weight, self.tables.most_saved if len(self.tables) else None)
 
     def build_tables(self, counts: np.ndarray | None = None) -> None:
         """Tables of the Gaussians, or of what was counted where they stand.

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuralcodec.entropy.models import SCALES, FactorizedPrior, GaussianConditional
+from neuralcodec.entropy.models import SCALES, FactorizedPrior, GaussianConditional, round_for_rate
 from neuralcodec.entropy.tables import MAX_ENTRIES, PRECISION, IntegerTables, Table, quantize_probabilities
 
 
@@ -124,3 +124,24 @@ def test_every_scale_has_a_table():
     model = GaussianConditional()
     model.build_tables()
     assert len(model.tables) == SCALES
+
+
+def test_no_step_towards_zero_saves_more_than_its_table_says():
+    model = GaussianConditional()
+    model.build_tables()
+    symbols = torch.arange(-3000, 3001)
+    for index in (0, 5, 18, 40, 63):
+        indexes = torch.full_like(symbols, index)
+        saved = model.tables.bits(symbols, indexes) - model.tables.bits(symbols - torch.sign(symbols), indexes)
+        assert saved.max() <= model.tables.most_saved[index]
+
+
+def test_rounding_for_rate_is_the_same_whether_or_not_costs_are_looked_up_everywhere():
+    model = GaussianConditional()
+    model.build_tables()
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(0, SCALES, (4, 5000), generator=generator).float()
+    residual = torch.randn(index.shape, generator=generator) * model.scale(index) * 1.5
+    everywhere = round_for_rate(residual, index, model.tables.bits)
+    assert torch.equal(model.round(residual, index), everywhere)
+    assert not torch.equal(everywhere, torch.round(residual))

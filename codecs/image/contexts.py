@@ -48,9 +48,9 @@ class Context(nn.Module):
         """
         raise NotImplementedError
 
-    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
+    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
         """:meth:`quantize` with a gradient, for a ``quantize`` that has one."""
-        return self.quantize(y, prediction, quantize)
+        return self.quantize(y, prediction, quantize, weight)
 
     def dequantize(self, symbols: Tensor, prediction: Prediction) -> Tensor:
         """What a decoder does: all symbols are known, the means follow one another."""
@@ -88,36 +88,44 @@ class Groups(Context):
         """Decode group by group.
 
         Args:
-            reveal: (mean, mask of the step) to decoded values, each (B, latent, H, W); values outside the mask are not looked at.
+            reveal: (means of a step's values; where these are in a flattened (latent, H, W)) to decoded values, each (B, n).
 
         Returns:
             ŷ, (B, latent, H, W).
         """
-        mean, scale = prediction.mean, prediction.scale
-        assert mean is not None
-        order = self.steps(*mean.shape[-2:]).to(mean.device)
-        y_hat = mean
-        for step in range(self.count):
-            known = torch.where(order < step, y_hat - mean, 0.0) / scale
-            mask = order == step
-            y_hat = torch.where(mask, reveal(mean + self(step, known, prediction.features) * scale, mask), y_hat)
-        return y_hat
+        assert prediction.mean is not None
+        shape = prediction.mean.shape
+        mean, scale = prediction.mean.flatten(1), prediction.scale.flatten(1)
+        order = self.steps(*shape[-2:]).to(mean.device, torch.uint8).expand(shape[1:]).flatten()
+        groups = torch.sort(order, stable=True).indices.split(torch.bincount(order, minlength=self.count).tolist())
+        y_hat, known = mean, torch.zeros_like(mean)
+        for step, group in enumerate(groups):
+            where = group.expand(len(mean), -1)
+            delta = self(step, known.view(shape), prediction.features).flatten(1)
+            own_mean, own_scale = mean.gather(1, where), scale.gather(1, where)
+            values = reveal(own_mean + delta.gather(1, where) * own_scale, where)
+            y_hat = y_hat.scatter(1, where, values)
+            known = known.scatter(1, where, (values - own_mean) / own_scale)
+        return y_hat.view(shape)
 
     def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
-        symbols, proxy = torch.zeros_like(y, dtype=torch.int32), torch.zeros_like(y)
+        latent, index = y.flatten(1), prediction.scale_index.flatten(1)
+        price = None if weight is None else weight.expand_as(y).flatten(1)
+        symbols, proxy = torch.zeros_like(latent, dtype=torch.int32), torch.zeros_like(latent)
 
-        def reveal(mean: Tensor, mask: Tensor) -> Tensor:
+        def reveal(mean: Tensor, where: Tensor) -> Tensor:
             nonlocal symbols, proxy
-            # Where the mask is off there is nothing to quantize: a residual of zero costs no time.
-            quantized = quantize(torch.where(mask, y, mean), mean, prediction.scale_index, weight)
-            symbols = torch.where(mask, quantized.symbols, symbols)
-            proxy = torch.where(mask, quantized.proxy, proxy)
+            quantized = quantize(latent.gather(1, where), mean, index.gather(1, where), None if price is None else price.gather(1, where))
+            symbols = symbols.scatter(1, where, quantized.symbols)
+            proxy = proxy.scatter(1, where, quantized.proxy)
             return quantized.values
 
-        return Quantized(self.walk(prediction, reveal), symbols, proxy)
+        y_hat = self.walk(prediction, reveal)
+        return Quantized(y_hat, symbols.view_as(y), proxy.view_as(y))
 
     def dequantize(self, symbols: Tensor, prediction: Prediction) -> Tensor:
-        return self.walk(prediction, lambda mean, mask: symbols + mean)
+        flat = symbols.flatten(1)
+        return self.walk(prediction, lambda mean, where: flat.gather(1, where) + mean)
 
 
 class Quadtree(Groups):
@@ -151,8 +159,8 @@ class Quadtree(Groups):
 
     def steps(self, rows: int, columns: int) -> Tensor:
         square = torch.tensor(self.SQUARE).repeat(-(-rows // 2), -(-columns // 2))[:rows, :columns]
-        quarter = (torch.arange(self.latent) % 4)[:, None, None]
-        order = torch.tensor(self.ORDER)[square ^ quarter]
+        quarters = torch.tensor(self.ORDER)[square ^ torch.arange(4)[:, None, None]]
+        order = quarters.repeat(-(-self.latent // 4), 1, 1)[: self.latent]
         return order if self._count == 4 else (order > 1).long()
 
     def forward(self, step: int, known: Tensor, features: Tensor) -> Tensor:
@@ -260,11 +268,11 @@ class Raster(Context):
         around = F.conv2d(known, self.around.weight * self.mask, self.around.bias, padding=self.REACH)
         return self.fuse(torch.cat((around, features), 1))
 
-    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize) -> Quantized:
+    def relax(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
         assert prediction.mean is not None
-        known = quantize(y, prediction.mean, prediction.scale_index, None).values - prediction.mean
+        known = quantize(y, prediction.mean, prediction.scale_index, weight).values - prediction.mean
         mean = prediction.mean + self(0, known / prediction.scale, prediction.features) * prediction.scale
-        return quantize(y, mean, prediction.scale_index, None)
+        return quantize(y, mean, prediction.scale_index, weight)
 
     def quantize(self, y: Tensor, prediction: Prediction, quantize: Quantize, weight: Tensor | None = None) -> Quantized:
         if self.training:

@@ -49,7 +49,7 @@ def compress(codec: ImageCodec, x: Tensor, level: float, steps: int, weight: Ten
         y = codec.analyse(x, at)
         side = codec.side(y, at, coarse)
     coarse = torch.ones_like(y[:, :1]) if coarse is None else coarse
-    improved = _descend(codec, x, y, side, at, steps, weight, Annealing(coarse), report)
+    improved = _descend(codec, x, y, side, at, steps, weight, coarse, report)
     with torch.inference_mode():
         refined = codec.code_latent(improved, at, coarse, side)
     return min(plain, refined, key=lambda coded: cost(codec, x, coded, level, weight))
@@ -73,20 +73,21 @@ def _descend(
     level: Tensor,
     steps: int,
     weight: Tensor | None,
-    draw: Annealing,
+    coarse: Tensor,
     report: Report,
 ) -> Tensor:
-    """A latent like ``y`` that codes to less R + λD."""
+    """A latent like ``y`` that codes to less R + λD; ``coarse`` is ``weight`` on the latent's grid."""
     height, width = x.shape[-2:]
     lmbda = float(codec.lmbda(level)) * 255**2 / x.shape[1]  # bits per squared error of a sample in 0…1
     y = y.clone().requires_grad_(True)
     rate = min(PATH / steps, FASTEST)
     optimiser = torch.optim.Adam([y], rate)
+    draw = Annealing(y.device)
     for step in range(steps):
         progress = step / max(steps - 1, 1)
         draw.temperature = TEMPERATURES[0] * (TEMPERATURES[1] / TEMPERATURES[0]) ** progress
         optimiser.param_groups[0]["lr"] = rate / (3 if progress > 2 / 3 else 1)  # settles in the end
-        relaxed = codec.relax(y, side, draw)
+        relaxed = codec.relax(y, side, draw, coarse)
         squares = (bounded(codec.synthesise(relaxed.values, level, height, width), 0, 1) - x).square()
         error = (squares if weight is None else squares * weight).sum()
         (y.grad,) = torch.autograd.grad(relaxed.bits + lmbda * error, y)  # of nothing else: weights may be shared with a trainer
@@ -100,19 +101,15 @@ class Annealing:
     """Draws one of the two integers next to a residual, by what each costs in bits and error, as a point close to it: differentiable.
 
     The chances are Boltzmann's: the lower the temperature, the more certain the better integer, until this is the coder's own rounding.
-
-    Args:
-        weight: how much errors count, (1, 1, rows, columns).
     """
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, device: torch.device):
         self.temperature = TEMPERATURES[0]
-        self.price = BITS_PER_SQUARED_STEP * weight
-        self.random = torch.Generator(weight.device).manual_seed(0)
+        self.random = torch.Generator(device).manual_seed(0)
 
-    def __call__(self, residual: Tensor, below: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def __call__(self, residual: Tensor, below: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
         part = residual - below
-        saved = low - high + self.price * (2 * part - 1)  # by the integer above; part² - (1 - part)² = 2 part - 1
+        saved = low - high + BITS_PER_SQUARED_STEP * weight * (2 * part - 1)  # by the integer above; part² - (1 - part)² = 2 part - 1
         noise = torch.rand(residual.shape, generator=self.random, device=residual.device).clamp(1e-7, 1 - 1e-7)
         return torch.sigmoid(saved / self.temperature + torch.logit(noise))  # two Gumbels differ by a logistic
 

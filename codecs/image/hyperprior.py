@@ -46,8 +46,9 @@ class Side(NamedTuple):
     prediction: hyper.Prediction | None = None  # what follows from them
 
 
-# (residuals, the integers below them, bits of these, bits of the integers above) to chances of the integers above, differentiable
-Draw = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# (residuals, the integers below them, bits of these, bits of the integers above, how much errors count) to chances of the integers above,
+# differentiable
+Draw = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Relaxed(NamedTuple):
@@ -130,7 +131,7 @@ class ImageCodec(Codec):
         """What is told of a latent (1, C, rows, columns) before its symbols, weighted as in :meth:`code_latent`."""
         raise NotImplementedError
 
-    def relax(self, y: Tensor, side: Side, draw: Draw) -> Relaxed:
+    def relax(self, y: Tensor, side: Side, draw: Draw, weight: Tensor) -> Relaxed:
         """:meth:`code_latent` with a gradient: points between integers in the place of symbols, bits by the tables that code."""
         raise NotImplementedError
 
@@ -208,8 +209,8 @@ class FactorizedPrior(ImageCodec):
         first = int(self.gain.nearest_knot(level)) * self.prior.channels
         return Side(torch.arange(first, first + self.prior.channels, device=y.device)[:, None, None])
 
-    def relax(self, y: Tensor, side: Side, draw: Draw) -> Relaxed:
-        values, bits = _between_integers(y, side.tables.expand_as(y), self.prior.tables, draw)
+    def relax(self, y: Tensor, side: Side, draw: Draw, weight: Tensor) -> Relaxed:
+        values, bits = _between_integers(y, side.tables.expand_as(y), self.prior.tables, draw, weight)
         return Relaxed(values, bits.sum())
 
     def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
@@ -303,18 +304,19 @@ class Hyperprior(ImageCodec):
         prediction = self.h_s(z.float(), level, *y.shape[-2:])
         return Side(prediction.scale_index, z, prediction)
 
-    def relax(self, y: Tensor, side: Side, draw: Draw) -> Relaxed:
+    def relax(self, y: Tensor, side: Side, draw: Draw, weight: Tensor) -> Relaxed:
         assert side.prediction is not None
 
         def quantize(latent: Tensor, mean: Tensor | None, scale_index: Tensor, weight: Tensor | None) -> Quantized:
             residual = latent if mean is None else latent - mean
-            values, bits = _between_integers(residual, scale_index, self.y_model.tables, draw)
+            assert weight is not None
+            values, bits = _between_integers(residual, scale_index, self.y_model.tables, draw, weight)
             return Quantized(self.quantizer.dequantize(values, mean), values.detach().round().int(), bits)
 
         if self.context is None:
-            quantized = quantize(y, side.prediction.mean, side.tables, None)
+            quantized = quantize(y, side.prediction.mean, side.tables, weight)
         else:
-            quantized = self.context.relax(y, side.prediction, quantize)
+            quantized = self.context.relax(y, side.prediction, quantize, weight)
         return Relaxed(quantized.values, quantized.proxy.sum())
 
     def code_latent(self, y: Tensor, level: Tensor, weight: Tensor | None = None, side: Side | None = None) -> Compressed:
@@ -373,11 +375,11 @@ class Hyperprior(ImageCodec):
         hyper.initialise(self.h_a, self.h_s, y, self.gain.rows.exp())
 
 
-def _between_integers(residual: Tensor, indexes: Tensor, tables: IntegerTables, draw: Draw) -> tuple[Tensor, Tensor]:
+def _between_integers(residual: Tensor, indexes: Tensor, tables: IntegerTables, draw: Draw, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Points between the two integers next to each residual, and what they are expected to cost, both of the residuals' shape."""
     below = torch.floor(residual.detach())
     low, high = tables.bits(below, indexes), tables.bits(below + 1, indexes)
-    chance = draw(residual, below, low, high)
+    chance = draw(residual, below, low, high, weight)
     return below + chance, low + chance * (high - low)
 
 

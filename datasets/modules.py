@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -122,9 +123,9 @@ class AudioDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         options = self.hparams
-        codec = self.trainer.lightning_module.codec if self.trainer else None
-        rate = options.rate or codec.sampling_rate
-        channels = options.channels or getattr(codec, "channels", 1)
+        codec: Any = self.trainer.lightning_module.codec if self.trainer else None
+        rate: int = options.rate or codec.sampling_rate
+        channels: int = options.channels or getattr(codec, "channels", 1)
         folders = [folder_sounds(folder) for folder in options.train]
         every = [path for files in folders for path in files]
         held = spread(every if options.validation is None else folder_sounds(options.validation), options.validation_limit)

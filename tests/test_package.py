@@ -15,7 +15,7 @@ import pytest
 import neuralcodec
 
 ROOT = Path(__file__).resolve().parent.parent
-MAPPED = ("__init__.py", "cli.py", "pillow.py", "train.py", "codecs", "entropy", "datasets", "eval")
+MAPPED = ("__init__.py", "cli.py", "pillow.py", "train.py", "training", "codecs", "entropy", "datasets", "eval")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(neuralcodec.__path__, "neuralcodec.")

@@ -16,7 +16,8 @@ from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError, build, load_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal
 from neuralcodec.datasets.images import to_pixels
-from neuralcodec.train import RateDistortion, export, main, resolve_configs
+from neuralcodec.train import export, main, resolve_configs
+from neuralcodec.training.image import ImageTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers and short epochs
 
@@ -76,8 +77,8 @@ def logged() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("config", list(CONFIGS))
-def test_every_config_trains_exports_and_codes(config, fit, tmp_path, picture):
+@pytest.mark.parametrize("config", [name for name in CONFIGS if name.startswith("image/")])
+def test_every_image_config_trains_exports_and_codes(config, fit, tmp_path, picture):
     assert fit(config) == 0
     export(CHECKPOINT, tmp_path / "model.safetensors", {"note": config})
     codec = load_weights(tmp_path / "model.safetensors")
@@ -120,7 +121,7 @@ def test_training_starts_from_exported_weights(fit, quick, weights, small):
 
 def test_weights_of_another_spec_are_taken_where_they_fit(quick, weights, capsys):
     spec = yaml.safe_load(quick.read_text())["model"]["codec"]
-    model = RateDistortion(spec, init_from=str(weights("scale")))
+    model = ImageTraining(spec, init_from=str(weights("scale")))
     source, fresh = load_weights(weights("scale")), build(spec)
     shared = {name for name, value in source.named_parameters() if name in dict(fresh.named_parameters())}
     shared = {name for name in shared if source.get_parameter(name).shape == fresh.get_parameter(name).shape}
@@ -166,7 +167,7 @@ def test_closed_form_initialisation_compresses_from_the_start(fit, quick, tmp_pa
 
 def test_every_process_takes_over_the_closed_form_solution(small):
     """Distributed training shares gradients, not weights: processes that start apart stay apart."""
-    module = RateDistortion(small("mean-scale").spec)
+    module = ImageTraining(small("mean-scale").spec)
     solution = {name: torch.full_like(tensor, 0.5) for name, tensor in module.codec.state_dict().items()}
     sent = iter(solution.values())
     module._trainer = SimpleNamespace(
@@ -210,7 +211,7 @@ def test_configs_open_with_the_command_that_runs_them(config):
 
 def test_a_few_steps_lower_the_objective(small, picture):
     torch.manual_seed(0)
-    module = RateDistortion(small("mean-scale").spec)
+    module = ImageTraining(small("mean-scale").spec)
     x, level = torch.cat([picture(64, 64), picture(64, 64, seed=1)]), torch.tensor([40.0, 40.0])
     optimizer = torch.optim.Adam(module.codec.parameters(), lr=2e-3)
     losses = []

@@ -31,12 +31,21 @@ class Spectra:
 
     def __init__(self, signal: Tensor):
         self.signal = signal.float()
+        self._source: Spectra | None = None
         self._planes: dict[int, Tensor] = {}
         self._magnitudes: dict[int, Tensor] = {}
 
+    def detached(self) -> Spectra:
+        """The same without a gradient to the signal."""
+        spectra = Spectra(self.signal.detach())
+        spectra._source = self
+        return spectra
+
     def planes(self, window: int) -> Tensor:
         """Real and imaginary parts, (B, channels, 2, window / 2 + 1, frames)."""
-        if window not in self._planes:
+        if window not in self._planes and self._source is not None:
+            self._planes[window] = self._source.planes(window).detach()
+        elif window not in self._planes:
             batch, channels, samples = self.signal.shape
             if samples <= window // 2:
                 raise ValueError(f"{samples} samples are too few for a window of {window}: crops must be longer than half of it")
@@ -171,7 +180,7 @@ class Distortion(nn.Module):
         }
         return {name: distances[name]() for name in self.weights}
 
-    def total(self, distances: Mapping[str, Tensor]) -> Tensor:
+    def weighted(self, distances: Mapping[str, Tensor]) -> Tensor:
         """(B,)"""
         return sum((self.weights[name] * distance for name, distance in distances.items()), torch.zeros(()))
 
@@ -186,6 +195,9 @@ class Balancer(nn.Module):
         weights: by name of the loss.
         decay: of the moving average of each gradient's norm.
     """
+
+    norms: Tensor
+    steps: Tensor
 
     def __init__(self, weights: Mapping[str, float], decay: float = 0.999):
         super().__init__()

@@ -22,6 +22,7 @@ $(VENV)/installed: pyproject.toml
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[measure]' 2>/dev/null || echo "PESQ and ViSQOL are built from source, which failed here: their tests will be skipped" >&2
 	@mkdir -p .typing && ln -sfn .. .typing/neuralcodec
 	@touch $@
 

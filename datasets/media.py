@@ -30,7 +30,7 @@ def opened(source: str | Path | IO[bytes], formats: Sequence[str]) -> Iterator[I
         formats: those allowed, as FFmpeg names them.
 
     Raises:
-        av.FFmpegError: it is of no such format.
+        av.FFmpegError: it is of no such format, or damaged.
         OSError: it cannot be read.
     """
     import av
@@ -38,4 +38,18 @@ def opened(source: str | Path | IO[bytes], formats: Sequence[str]) -> Iterator[I
     options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "none"}  # there is no protocol of that name
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(Path(source).open("rb")) if isinstance(source, (str, Path)) else source
-        yield stack.enter_context(av.open(data, "r", container_options=options))
+        yield stack.enter_context(av.open(_Seekable(data), "r", container_options=options))
+
+
+class _Seekable:
+    """A file in which going where nothing is, as damaged ones ask, is FFmpeg's error: PyAV would print the exception, then raise it."""
+
+    def __init__(self, file: IO[bytes]):
+        self.read, self.tell = file.read, file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError):
+            return -1

@@ -370,7 +370,7 @@ def _read_video(path: Path, frames: int | None, rate: Fraction | None, matrix: s
             if not speed:
                 raise ValueError("it says no frame rate; give --fps")
             return from_frames(itertools.islice(file.decode(stream), frames), Fraction(speed), matrix)
-    except (av.error.FFmpegError, OSError) as error:  # PyAV passes on what fails in seeking
+    except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be decoded ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None

@@ -81,7 +81,7 @@ def test_what_libsndfile_cannot_read_ffmpeg_does(tmp_path):
     assert audio.list_sounds(tmp_path) == [tmp_path / "a.m4a"]
 
 
-def test_what_is_no_sound_is_refused_in_one_line(tmp_path):
+def test_what_is_no_sound_is_refused_in_one_line(tmp_path, capfd):
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "text.m4a").write_text("no sound")
     (tmp_path / "nothing.flac").write_bytes(b"")
@@ -100,6 +100,9 @@ def test_what_is_no_sound_is_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             read_sound(tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="nothing"):
+        read_sound(io.BytesIO(), "nothing")
+    assert capfd.readouterr() == ("", "")
     with pytest.raises(ValueError, match=r"cut\.flac"):
         read_sound(tmp_path / "cut.flac")
     with pytest.raises(FileNotFoundError, match="there is no file"):

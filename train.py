@@ -28,7 +28,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint, OnExceptionCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint, ProgressBar
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -44,7 +44,11 @@ MODULES = {  # by modality: what trains its codecs, and on what data
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """``last.ckpt``, every three minutes and at the end, which Lightning's own schedule by time would leave out."""
+    """``last.ckpt``, every three minutes and at the end, which Lightning's own schedule by time would leave out; and ``interrupted.ckpt``.
+
+    Lightning has a callback for the latter. With that among the callbacks, a run without ``--ckpt_path`` goes on from whatever checkpoint
+    lies in its folder: a stage that is to start from ``init_from`` would be the end of the stage before it once more.
+    """
 
     def __init__(self, folder: Path):
         super().__init__(dirpath=folder, save_last=True, train_time_interval=timedelta(minutes=3), enable_version_counter=False)
@@ -52,6 +56,10 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         trainer.save_checkpoint(Path(self.dirpath or ".") / "last.ckpt")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if trainer.global_step:
+            trainer.save_checkpoint(Path(self.dirpath or ".") / "interrupted.ckpt")
 
 
 class TrainCLI(LightningCLI):
@@ -68,7 +76,6 @@ class TrainCLI(LightningCLI):
         callbacks = [
             EMAWeightAveraging(decay=0.999, use_buffers=False),
             LastCheckpoint(root / "checkpoints"),
-            OnExceptionCheckpoint(root / "checkpoints", "interrupted"),
             TQDMProgressBar(refresh_rate=20),
         ]
         # Lightning refuses a callback whose switch is off.

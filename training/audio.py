@@ -81,17 +81,6 @@ class AudioTraining(RateDistortion):
             raise CodecError("discriminators are trained in 32-true or bf16-mixed, not in 16-mixed")
         super().on_fit_start()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """
-        Raises:
-            CodecError: the checkpoint is of the other kind of stage.
-        """
-        states = len(checkpoint.get("optimizer_states", ()))
-        if states and states != 1 + bool(self.against):
-            raise CodecError(
-                "the checkpoint's run and this one are not both with, or both without, discriminators: export it, use init_from"
-            )
-
     def decoded(self, x: Tensor) -> tuple[Tensor, Output]:
         self.codec.bypass = self.trainer.global_step < self.hparams.warmup_bypass
         return super().decoded(x)

@@ -26,7 +26,7 @@ class Spectra:
     Periodic Hann windows, hop a quarter, centred frames with reflected ends, not normalised; float32 under autocast too.
 
     Args:
-        signal: (B, channels, n), longer than half of any window asked for.
+        signal: (B, channels, n); silence is added to what is shorter than half of a window.
     """
 
     def __init__(self, signal: Tensor):
@@ -47,11 +47,10 @@ class Spectra:
             self._planes[window] = self._source.planes(window).detach()
         elif window not in self._planes:
             batch, channels, samples = self.signal.shape
-            if samples <= window // 2:
-                raise ValueError(f"{samples} samples are too few for a window of {window}: crops must be longer than half of it")
+            long_enough = F.pad(self.signal, (0, max(0, window // 2 + 1 - samples)))  # to be reflected
             with torch.autocast(self.signal.device.type, enabled=False):
                 hann = torch.hann_window(window, device=self.signal.device)
-                flat = torch.stft(self.signal.flatten(0, 1), window, window // 4, window=hann, pad_mode="reflect", return_complex=True)
+                flat = torch.stft(long_enough.flatten(0, 1), window, window // 4, window=hann, pad_mode="reflect", return_complex=True)
             # Complex arithmetic, and sums over a last axis of two, take twice as long on a CPU.
             self._planes[window] = torch.view_as_real(flat).movedim(-1, 1).contiguous().unflatten(0, (batch, channels))
         return self._planes[window]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from neuralcodec.codecs.blocks import zero
 
 POWER = 0.3  # exponent that compresses magnitudes of spectra
+LOUDEST = 10.0  # compressed: magnitudes of 2000, above a full-scale sine under a window of 2048 samples
 FLOOR = 1e-7  # below the magnitudes of 16-bit silence
 
 
@@ -149,6 +150,13 @@ def compressed(spectrum: Tensor) -> Tensor:
     parts = torch.view_as_real(spectrum).movedim(-1, -3)
     magnitude = parts.square().sum(-3, keepdim=True).add(FLOOR**2).sqrt()
     return parts * magnitude ** (POWER - 1)
+
+
+def expanded(planes: Tensor) -> Tensor:
+    """Undo :func:`compressed`; the magnitudes of (…, 2, bins, frames) end at ``LOUDEST`` before that."""
+    magnitude = planes.square().sum(-3, keepdim=True).add(FLOOR**2).sqrt()
+    parts = planes * (magnitude.clamp(max=LOUDEST) ** (1 / POWER) / magnitude)
+    return torch.view_as_complex(parts.movedim(-3, -1).contiguous())
 
 
 class Snake(nn.Module):

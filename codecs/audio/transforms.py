@@ -2,7 +2,8 @@
 
 ConvNeXt blocks over the frames of a short-time Fourier transform, as the vocoder Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814) has
 them behind its mel spectra, and with the power-compressed complex input of ESC (Gu, Diao 2024, https://arxiv.org/abs/2404.19441). Differs from
-both in being causal throughout, in using the same trunk for analysis and synthesis, and in predicting phases as directions in the plane.
+both in being causal throughout, in using the same trunk for analysis and synthesis, and in a head that gives the plane of each bin, with its
+magnitude compressed, and a logarithmic gain on it: what is known well is a linear function of the latent, and what is not can still be loud.
 Networks at the rate of frames cost a tenth of convolutions at that of samples.
 
 Every transform has a ``hop``, samples per latent frame, and a ``delay``, samples by which its output is late.
@@ -13,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.audio.layers import CausalConv1d, ConvNeXtBlock, InverseStft, Stft, compressed
+from neuralcodec.codecs.audio.layers import CausalConv1d, ConvNeXtBlock, InverseStft, Stft, compressed, expanded
 from neuralcodec.codecs.blocks import LevelVectors
 
-LARGEST_LOG_MAGNITUDE = 7.0  # e^7: a full-scale sine under a window of 2048 samples
-TYPICAL_LOG_MAGNITUDE = -3.0  # of a bin of speech; what the head predicts is the difference
+LARGEST_LOG_GAIN = 3.0
 
 
 class SpectralAnalysis(nn.Module):
@@ -72,7 +71,7 @@ class SpectralAnalysis(nn.Module):
 
 class SpectralSynthesis(nn.Module):
     """
-        ŷ ──1×1──(+ level)──ConvNeXt × m──1×1, two frames from one──ConvNeXt × n──1×1──log magnitude, phase──inverse STFT──► x̂
+        ŷ ──1×1──(+ level)──ConvNeXt × m──1×1, two frames from one──ConvNeXt × n──1×1──gain, phase──|·|^(1/0.3)──inverse STFT──► x̂
 
     Arguments as of :class:`SpectralAnalysis`.
     """
@@ -100,6 +99,8 @@ class SpectralSynthesis(nn.Module):
         self.fine = nn.Sequential(*(ConvNeXtBlock(width, hidden, kernel) for _ in range(blocks[0])))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 3 * (window // 2 + 1) * channels)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)  # quiet: magnitudes grow with the power of 1/0.3 of what the head gives
+        nn.init.zeros_(self.head.bias)
         self.istft = InverseStft(window, hop)
         self.delay = self.istft.delay
         # Latent frames of the past that are heard.
@@ -116,9 +117,8 @@ class SpectralSynthesis(nn.Module):
     def _spectrum(self, parts: Tensor) -> Tensor:
         """(B, frames, channels · 3 · bins) to complex (B, channels, bins, frames)."""
         parts = parts.unflatten(-1, (self.channels, 3, -1)).movedim(1, -1)
-        magnitude = torch.exp((parts[:, :, 0] + TYPICAL_LOG_MAGNITUDE).clamp(max=LARGEST_LOG_MAGNITUDE))
-        direction = F.normalize(parts[:, :, 1:], dim=2, eps=1e-4) * magnitude[:, :, None]
-        return torch.complex(direction[:, :, 0], direction[:, :, 1])
+        planes = parts[:, :, 1:] * torch.exp(parts[:, :, :1].clamp(max=LARGEST_LOG_GAIN))
+        return expanded(planes)
 
 
 __all__ = ["SpectralAnalysis", "SpectralSynthesis"]

@@ -50,10 +50,10 @@ class GridShape(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Consecutive rows of a grid, with the two before them (zeros where there are none)."""
+    """Consecutive rows of a grid in steps, (rows, channels, height, width), and those before them that they are predicted from."""
 
-    values: Tensor  # (2 + rows, channels, height, width), in steps
-    first: int  # row that the third one is
+    values: Tensor
+    before: int = 0  # how many of the values are rows before: two, or as many as there are
 
 
 class Rows(NamedTuple):
@@ -98,20 +98,22 @@ class GridCoder(nn.Module):
         """Latents as they come out of coding, or nearly so, and the bits of each row. Parents' windows have the same rows."""
         results, magnitudes = [], []
         for number, (shape, window) in enumerate(zip(self.shapes, windows)):
-            known = torch.arange(window.first - 2, window.first - 2 + len(window.values), device=window.values.device) >= 0
-            proxy = rounding(window.values) * known[:, None, None, None]
-            symbols = proxy[1:] - self._predict(number, proxy[:-1])
+            proxy = rounding(window.values)
+            whole = torch.cat((torch.zeros_like(proxy[:1]), proxy))
+            symbols = whole[1:] - self._predict(number, whole[:-1])
             with torch.no_grad():
                 magnitude = torch.round(symbols.abs()).clamp(max=MAGNITUDE_LIMIT)
-                magnitudes.append(magnitude[1:])
+                earlier = torch.cat((torch.zeros_like(magnitude[:1]), magnitude[:-1]))[window.before :]
+                magnitudes.append(magnitude[window.before :])
                 parent = None if shape.parent is None else magnitudes[shape.parent]
-                classes = self._classes(number, magnitude[1:], magnitude[:-1], parent)
+                classes = self._classes(number, magnitudes[-1], earlier, parent)
+            symbols = symbols[window.before :]
             offset = round_straight_through(self.offsets[number])[:, None, None]
-            bits = torch.zeros_like(symbols[1:, 0, 0, 0])
-            for part, indexes in zip(_parities(symbols[1:]), self._scales(number, classes)):
+            bits = torch.zeros_like(symbols[:, 0, 0, 0])
+            for part, indexes in zip(_parities(symbols), self._scales(number, classes)):
                 inside = (slice(None), slice(None), slice(part.shape[2]), slice(part.shape[3]))
-                bits = bits + laplace_bits(part, (indexes[inside] + offset).clamp(0, SCALES - 1)).flatten(1).sum(1)
-            results.append(Rows(proxy[2:] * self.step(number)[:, None, None], bits))
+                bits = bits + laplace_bits(part, indexes[inside] + offset).flatten(1).sum(1)
+            results.append(Rows(proxy[window.before :] * self.step(number)[:, None, None], bits))
         return results
 
     def side_bits(self) -> Tensor:

@@ -62,7 +62,7 @@ def test_learned_rows_cost_less_than_one_scale_for_each_tensor(coder):
         optimiser.zero_grad()
         plain(values).bits.backward()
         optimiser.step()
-    error = {kind: float((kind(values).values["wide"] - values["wide"]).square().mean()) for kind in (coder, plain)}
+    error = {kind: float((kind(values).values["wide"].detach() - values["wide"]).square().mean()) for kind in (coder, plain)}
     bits = {kind: len(kind.encode(values)[0]) * 8 for kind in (coder, plain)}
     saved = (bits[plain] - bits[coder]) / (96 * 128) + 0.5 * np.log2(error[plain] / error[coder])
     assert saved > 0.1  # bits per weight of the tensor, at equal error

@@ -11,6 +11,7 @@ https://arxiv.org/abs/2312.02753), then exact, with the gradient of the identity
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from neuralcodec.codecs.video.networks import Grid, GridDecoder
+from neuralcodec.codecs.video.networks import GridDecoder
 from neuralcodec.entropy.grids import GridCoder, Window
 from neuralcodec.entropy.weights import EXACT, Rounding, WeightCoder
 
@@ -63,12 +64,11 @@ class Rows:
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.count = torch.zeros(len(values))
 
-    def window(self, first: int, end: int) -> tuple[Tensor, Tensor]:
-        """A leaf with rows ``first … end - 1``, and the same with two rows before."""
+    def window(self, first: int, end: int) -> tuple[Tensor, Window]:
+        """A leaf with rows ``first … end - 1``, and the same behind the two before."""
         leaf = self.values[first:end].clone().requires_grad_(True)
         before = self.values[max(first - 2, 0) : first]
-        missing = before.new_zeros(2 - len(before), *self.values.shape[1:])
-        return leaf, torch.cat((missing, before, leaf))
+        return leaf, Window(torch.cat((before, leaf)), len(before))
 
     @torch.no_grad()
     def step(self, first: int, gradient: Tensor, rate: float) -> None:
@@ -99,12 +99,15 @@ class Piece(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """What is coded as weights, by name."""
-        return {**dict(self.network.named_parameters()), "vectors": self.vectors}
+        network = dict(self.network.named_parameters())
+        return {**network, "vectors": self.vectors} if self.vectors.numel() else network
 
     def draw(self, tensors: dict[str, Tensor], latents: Sequence[Tensor], firsts: Sequence[int], frames: Tensor) -> Tensor:
         """Pictures (frames, 6, …) from decoded weights and latents, the latter rows from ``firsts`` on."""
         network = {name: value for name, value in tensors.items() if name != "vectors"}
-        return functional_call(self.network, network, (latents, firsts, tensors["vectors"], frames, self.height, self.width))
+        return functional_call(
+            self.network, network, (latents, firsts, tensors.get("vectors", self.vectors), frames, self.height, self.width)
+        )
 
 
 class Fitted(NamedTuple):
@@ -118,17 +121,13 @@ def start(piece: Piece, pictures: Tensor, lmbda: float) -> list[Tensor]:
     Args:
         lmbda: bits per pixel and unit of mean squared error on a 0…255 scale.
     """
-    latents = piece.network.initial_latents(pictures, piece.height, piece.width)
-    fine = math.sqrt(6 / math.log(2) / lmbda) / PEAK  # D = step² / 12 of a sample, R = -log2(step)
-    scaled = []
-    for number, (latent, grid) in enumerate(zip(latents, piece.network.grids)):
-        area = 1 if grid.stride == 2 else grid.stride**2
-        step = min(fine / math.sqrt(area * min(grid.period, piece.frames)), 0.5)
-        nn.init.constant_(piece.grids.steps[number], round(4 * math.log2(step)))
-        latent = latent / 2 ** (round(4 * math.log2(step)) / 4)
-        scaled.append(torch.sign(latent) * (latent.abs() - 0.5).clamp_min(0))  # little ones are not worth their bits
+    step = math.sqrt(6 / math.log(2) / lmbda) / PEAK  # D = step² / 12 of a sample, R = -log2(step)
+    latents = []
+    for number, begun in enumerate(piece.network.initial(pictures, piece.height, piece.width, step)):
+        nn.init.constant_(piece.grids.steps[number], begun.exponent)
+        latents.append(begun.latent)
     piece.weights.initialise(piece.tensors())
-    return scaled
+    return latents
 
 
 def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, report: Report = nothing, seed: int = 0) -> Fitted:
@@ -141,6 +140,7 @@ def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, repo
     batch = min(plan.batch, piece.frames)
     generator = torch.Generator().manual_seed(seed)
     planes = torch.tensor(PLANE_WEIGHTS).reshape(-1, 1, 1)
+    visits = _visits(piece, batch)
     began, done, queue = time.monotonic(), 0, []
     error = rate = 0.0
     while (progress := _progress(plan, done, began)) < 1:
@@ -149,19 +149,19 @@ def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, repo
         queue = queue or _batches(piece.frames, batch, generator)
         begin, end = queue.pop()
         frames = torch.arange(begin, end)
-        spans = [_span(grid, shape.rows, begin, end) for grid, shape in zip(piece.network.grids, piece.grid_shapes)]
+        spans = piece.network.spans(begin, end, piece.frames)
         leaves, windows = [], []
         for rows, (first, last) in zip(latents, spans):
             leaf, window = rows.window(first, last)
             leaves.append(leaf)
-            windows.append(Window(window, first))
+            windows.append(window)
         coded = piece.grids(windows, rounding)
         weights = piece.weights(piece.tensors(), rounding_weights)
         drawn = piece.draw(weights.values, [each.values for each in coded], [first for first, _ in spans], frames)
         squares = ((drawn - pictures[begin:end]).square() * planes).sum((1, 2, 3)) / (pixels / 4)
         bits = weights.bits + piece.grids.side_bits()
-        for each, grid, shape, (first, _) in zip(coded, piece.network.grids, piece.grid_shapes, spans):
-            bits = bits + (each.bits * _shares(grid, shape.rows, piece.frames, frames, first, len(each.bits))).sum() * piece.frames
+        for each, often, (first, last) in zip(coded, visits, spans):
+            bits = bits + (each.bits / often[first:last]).sum()
         loss = bits / (piece.frames * pixels) + lmbda * PEAK**2 * squares.mean()
         gradients = torch.autograd.grad(loss, [*leaves, *tensors, *side])
         for rows, (first, _), gradient in zip(latents, spans, gradients):
@@ -198,23 +198,25 @@ def _roundings(plan: Plan, progress: float) -> tuple[Rounding, Rounding]:
 
 def _batches(frames: int, batch: int, generator: torch.Generator) -> list[tuple[int, int]]:
     """Runs of neighbouring frames that cover all, from a random offset, in random order."""
-    offset = int(torch.randint(batch, (1,), generator=generator)) if frames > batch else 0
+    runs = _runs(frames, batch, int(torch.randint(batch, (1,), generator=generator)) if frames > batch else 0)
+    return [runs[each] for each in torch.randperm(len(runs), generator=generator).tolist()]
+
+
+def _runs(frames: int, batch: int, offset: int) -> list[tuple[int, int]]:
     edges = sorted({0, *range(offset, frames, batch), frames})
-    order = torch.randperm(len(edges) - 1, generator=generator).tolist()
-    return [(edges[each], edges[each + 1]) for each in order]
+    return list(itertools.pairwise(edges))
 
 
-def _span(grid: Grid, rows: int, begin: int, end: int) -> tuple[int, int]:
-    """The rows that frames ``begin … end - 1`` are drawn from."""
-    return begin // grid.period, min((end - 1) // grid.period + (2 if grid.period > 1 else 1), rows)
-
-
-def _shares(grid: Grid, rows: int, count: int, frames: Tensor, first: int, length: int) -> Tensor:
-    """How much of each row's rate each of these frames has to answer for: that of the frames it is nearest to, evenly, on average."""
-    every = torch.div(torch.arange(count) + grid.period // 2, grid.period, rounding_mode="floor").clamp(max=rows - 1)
-    owned = torch.bincount(every, minlength=rows)
-    here = torch.bincount(every[frames], minlength=rows)
-    return (here / owned.clamp_min(1))[first : first + length] / len(frames)
+def _visits(piece: Piece, batch: int) -> list[Tensor]:
+    """How often a step sees each row of each grid, on average: what it sees of the rate stands for so much more."""
+    counts = [torch.zeros(shape.rows) for shape in piece.grid_shapes]
+    offsets = batch if piece.frames > batch else 1
+    for offset in range(offsets):
+        runs = _runs(piece.frames, batch, offset)
+        for begin, end in runs:
+            for count, (first, last) in zip(counts, piece.network.spans(begin, end, piece.frames)):
+                count[first:last] += 1 / len(runs) / offsets
+    return counts
 
 
 __all__ = ["DEFAULT", "Fitted", "Piece", "Plan", "Report", "fit", "nothing"]

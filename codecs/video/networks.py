@@ -5,6 +5,7 @@ Pictures are packed: (frames, 6, ⌈H/2⌉, ⌈W/2⌉), the four luma samples of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 
 from neuralcodec.codecs.blocks import zero
 from neuralcodec.entropy.grids import GridShape
+from neuralcodec.entropy.weights import STEPS_PER_OCTAVE
 
 PLANES = 6  # of a packed picture
 MIDDLE = 0.5  # what a network of zeros draws
+FROM_THREE = ((0, 1, 2, 3), (4,), (5,))  # packed planes of Y, Cb and Cr
+DEAD_ZONE = 0.5  # of a step: by which initial latents are shrunk, as little ones are not worth their bits
 
 
 class Grid(NamedTuple):
@@ -25,6 +29,14 @@ class Grid(NamedTuple):
     stride: int  # pixels of luma from one position to the next
     period: int  # frames from one row to the next
     channels: int
+
+
+class Start(NamedTuple):
+    """What a grid starts a fit with."""
+
+    latent: Tensor  # (rows, channels, height, width), in steps
+    exponent: int  # the step is 2^(exponent / 4)
+    values: Tensor  # what this stands for once rounded
 
 
 class Pointwise(nn.Module):
@@ -36,7 +48,7 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.matmul(self.weight, x.flatten(2)).unflatten(2, x.shape[2:])
+        y = torch.bmm(self.weight.expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
@@ -58,7 +70,7 @@ class Block(nn.Module):
             self.spatial.weight[:, 0, 1, 1] += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(F.gelu(self.expand(self.spatial(x))))
+        return x + self.project(F.leaky_relu(self.expand(self.spatial(x)), 0.1))
 
 
 class GridDecoder(nn.Module):
@@ -76,7 +88,7 @@ class GridDecoder(nn.Module):
         widths: channels of the features at every stage, coarse to fine; the last is at half the resolution of luma.
         depths: blocks of each.
         grids: ``[stride, period, channels]``, strides powers of two from 2 up. Coarser ones than the first stage's are interpolated.
-        vector: numbers that each frame has of its own, which shift the features of the first stage.
+        vector: numbers that each frame has of its own, which shift the features of the first stage; may be 0.
     """
 
     def __init__(self, widths: Sequence[int], depths: Sequence[int], grids: Sequence[Sequence[int]], vector: int = 8, expansion: int = 2):
@@ -88,22 +100,23 @@ class GridDecoder(nn.Module):
             raise ValueError("strides of grids are powers of two from 2 up, periods and channels positive")
         self.strides = [2 ** (len(widths) - stage) for stage in range(len(widths))]
         self.vector = vector
-        self.shift = nn.Linear(vector, widths[0], bias=False)
-        self.enter, self.stages, self.narrow = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.shift = nn.Linear(vector, widths[0]) if vector else None
+        self.enter = nn.ModuleList(Pointwise(grid.channels, widths[self.stage_of(grid)], bias=False) for grid in self.grids)
+        self.stages, self.narrow = nn.ModuleList(), nn.ModuleList()
         for stage, (width, depth) in enumerate(zip(widths, depths)):
-            channels = sum(self.grids[number].channels for number in self.entering(stage))
-            self.enter.append(Pointwise(channels, width, bias=not stage) if channels else nn.Identity())
             self.stages.append(nn.Sequential(*(Block(width, expansion) for _ in range(depth))))
             if stage:
                 self.narrow.append(Pointwise(widths[stage - 1], width))
         self.head = Pointwise(widths[-1], PLANES)
         self._start_linear()
 
-    def entering(self, stage: int) -> list[int]:
-        """The grids that enter at a stage."""
-        finer = self.strides[stage]
-        coarser = self.strides[stage - 1] if stage else 2**30
-        return [number for number, grid in enumerate(self.grids) if finer <= grid.stride < coarser]
+    def stage_of(self, grid: Grid) -> int:
+        """The stage that a grid enters at."""
+        return max(0, self.strides.index(min(grid.stride, self.strides[0])))
+
+    def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
+        """First row and end of the rows of each grid that frames ``begin … end - 1`` of so many are drawn from."""
+        return [(begin // grid.period, min((end - 1) // grid.period + 2, (frames - 1) // grid.period + 1)) for grid in self.grids]
 
     def shapes(self, frames: int, height: int, width: int) -> list[GridShape]:
         """Of the grids of a clip, in coding order."""
@@ -120,7 +133,7 @@ class GridDecoder(nn.Module):
             rows: of each grid, those that the frames are drawn from: (rows, channels, ⌈height / stride⌉, ⌈width / stride⌉).
             firsts: number of each grid's first row among these.
             vectors: (frames of the clip, vector).
-            frames: which to draw.
+            frames: which to draw, in order.
             height, width: of luma.
 
         Returns:
@@ -129,74 +142,94 @@ class GridDecoder(nn.Module):
         latents = [at_frames(each, grid.period, frames, first) for each, grid, first in zip(rows, self.grids, firsts)]
         return self.decode(latents, vectors[frames], height, width)
 
-    def decode(self, latents: Sequence[Tensor], vectors: Tensor, height: int, width: int) -> Tensor:
-        """The same from latents and vectors at the frames."""
-        x = self.shift(vectors)[:, :, None, None]
+    def decode(self, latents: Sequence[Tensor | None], vectors: Tensor | None, height: int, width: int) -> Tensor:
+        """The same from latents and vectors at the frames; a grid of zeros may be left out."""
+        x: Tensor | None = None
         for stage, stride in enumerate(self.strides):
             rows, columns = -(-height // stride), -(-width // stride)
-            if stage:
+            if x is not None:
                 x = doubled(self.narrow[stage - 1](x), rows, columns)
-            entering = [enlarged(latents[number], self.grids[number].stride // stride, rows, columns) for number in self.entering(stage)]
-            if entering:
-                x = x + self.enter[stage](torch.cat(entering, 1))
-            x = self.stages[stage](x)
+            for grid, latent, enter in zip(self.grids, latents, self.enter):
+                if latent is not None and self.stage_of(grid) == stage:
+                    entering = enter(enlarged(latent, grid.stride // stride, rows, columns))
+                    x = entering if x is None else x + entering
+            if stage == 0 and self.shift is not None and vectors is not None and x is not None:
+                x = x + self.shift(vectors)[:, :, None, None]
+            if x is not None:
+                x = self.stages[stage](x)
+        assert x is not None
         return self.head(x) + MIDDLE
 
     @torch.no_grad()
-    def initial_latents(self, pictures: Tensor, height: int, width: int) -> list[Tensor]:
-        """What the initial network needs to draw these pictures about: a pyramid in space and time, (rows, channels, …) of each grid."""
+    def initial(self, pictures: Tensor, height: int, width: int, step: float) -> list[Start]:
+        """Latents with which the initial network draws pictures about: a pyramid in space and time.
+
+        Args:
+            step: of a sample of luma; that of a latent follows from how many it stands for.
+        """
         rest = pictures - MIDDLE
         made = []
+        frames = torch.arange(len(pictures))
         for grid, shape in zip(self.grids, self.shapes(len(pictures), height, width)):
-            latent = torch.zeros(shape[:4])
-            planes = rest if grid.stride == 2 else torch.cat((rest[:, :4].mean(1, keepdim=True), rest[:, 4:]), 1)
-            planes = planes[:, : grid.channels]
-            half = grid.stride // 2
-            padded = F.pad(planes, (0, shape.width * half - planes.shape[3], 0, shape.height * half - planes.shape[2]), mode="replicate")
-            pooled = F.avg_pool2d(padded, half)
-            nearest = torch.div(torch.arange(len(pictures)) + grid.period // 2, grid.period, rounding_mode="floor").clamp(
-                max=shape.rows - 1
-            )
-            for row in range(shape.rows):
-                latent[row, : planes.shape[1]] = pooled[nearest == row].mean(0)
-            made.append(latent)
-            drawn = at_frames(latent, grid.period, torch.arange(len(pictures)))[:, : planes.shape[1]]
-            drawn = enlarged(drawn, half, *pictures.shape[2:])
-            if grid.stride > 2:
-                drawn = torch.cat((drawn[:, :1].expand(-1, 4, -1, -1), drawn[:, 1:]), 1)
-            rest = rest - F.pad(drawn, (0, 0, 0, 0, 0, PLANES - drawn.shape[1]))
+            pooled = pooled_planes(rest, grid, shape)
+            nearest = torch.div(frames + grid.period // 2, grid.period, rounding_mode="floor").clamp(max=shape.rows - 1)
+            latent = torch.stack([pooled[nearest == row].mean(0) for row in range(shape.rows)])
+            start = started(latent, step / math.sqrt(samples(grid, len(pictures))))
+            made.append(start)
+            rest = rest - drawn_planes(at_frames(start.values, grid.period, frames), grid, *pictures.shape[2:])
         return made
 
     @torch.no_grad()
     def _start_linear(self) -> None:
         last = len(self.strides) - 1
-        for stage, enter in enumerate(self.enter):
-            if isinstance(enter, nn.Identity):
-                continue
-            enter.weight.mul_(0.5)
-            if enter.bias is not None:
-                enter.bias.zero_()
-            first = 0
-            for number in self.entering(stage):
-                grid = self.grids[number]
-                known = min(grid.channels, PLANES if grid.stride == 2 else 3)
-                enter.weight[: PLANES if stage == last else 3, first : first + grid.channels] = 0
-                for plane in range(known):
-                    targets = [plane] if stage < last or grid.stride == 2 else [[0, 1, 2, 3], [4], [5]][plane]
-                    enter.weight[:, first + plane] = 0
-                    enter.weight[targets, first + plane] = 1
-                first += grid.channels
+        for grid, enter in zip(self.grids, self.enter):
+            final = self.stage_of(grid) == last
+            enter.weight[: PLANES if final else 3] = 0
+            for plane in range(min(grid.channels, PLANES if grid.stride == 2 else 3)):
+                enter.weight[:, plane] = 0
+                enter.weight[[plane] if grid.stride == 2 or not final else FROM_THREE[plane], plane] = 1
         for stage, narrow in enumerate(self.narrow):
             narrow.weight[: PLANES if stage == last - 1 else 3] = 0
             narrow.bias.zero_()
-            targets = [0, 0, 0, 0, 1, 2] if stage == last - 1 else [0, 1, 2]
-            for target, source in enumerate(targets):
-                narrow.weight[target, source] = 1
-        self.shift.weight[:PLANES] = 0
+            for plane in range(3):
+                narrow.weight[FROM_THREE[plane] if stage == last - 1 else [plane], plane] = 1
+        if self.shift is not None:
+            zero(self.shift)
         self.head.weight[:] = 0
         self.head.bias.zero_()
         for plane in range(PLANES):
-            self.head.weight[plane, plane if last else [0, 0, 0, 0, 1, 2][plane]] = 1
+            self.head.weight[plane, plane] = 1
+
+
+def samples(grid: Grid, frames: int) -> int:
+    """Of luma that a latent stands for."""
+    return (1 if grid.stride == 2 else grid.stride**2) * min(grid.period, frames)
+
+
+def started(values: Tensor, step: float, dead_zone: float = DEAD_ZONE) -> Start:
+    """Values as latents to start from, with about this step."""
+    exponent = round(STEPS_PER_OCTAVE * math.log2(step))
+    latent = values / 2 ** (exponent / STEPS_PER_OCTAVE)
+    latent = torch.sign(latent) * (latent.abs() - dead_zone).clamp_min(0)
+    return Start(latent, exponent, torch.round(latent) * 2 ** (exponent / STEPS_PER_OCTAVE))
+
+
+def pooled_planes(pictures: Tensor, grid: Grid, shape: GridShape) -> Tensor:
+    """Packed pictures (n, 6, …) at the resolution of a grid, as many channels as it has: those beyond Y, Cb and Cr are zero."""
+    planes = pictures if grid.stride == 2 else torch.cat((pictures[:, :4].mean(1, keepdim=True), pictures[:, 4:]), 1)
+    planes = planes[:, : grid.channels]
+    half = grid.stride // 2
+    overhang = (0, shape.width * half - planes.shape[3], 0, shape.height * half - planes.shape[2])
+    pooled = F.avg_pool2d(F.pad(planes, overhang, mode="replicate"), half)
+    return F.pad(pooled, (0, 0, 0, 0, 0, grid.channels - pooled.shape[1]))
+
+
+def drawn_planes(latents: Tensor, grid: Grid, height: int, width: int) -> Tensor:
+    """What the initial network makes of a grid: (n, 6, height, width)."""
+    drawn = enlarged(latents[:, : PLANES if grid.stride == 2 else 3], grid.stride // 2, height, width)
+    if grid.stride > 2:
+        drawn = torch.cat((drawn[:, :1].expand(-1, 4, -1, -1), drawn[:, 1:]), 1)
+    return F.pad(drawn, (0, 0, 0, 0, 0, PLANES - drawn.shape[1]))
 
 
 def at_frames(rows: Tensor, period: int, frames: Tensor, first: int = 0) -> Tensor:

@@ -3,6 +3,8 @@
     >>> import neuralcodec
     >>> data = neuralcodec.encode(pixels, quality=50)          # (H, W, 3) uint8 → bytes of a .nci file   # doctest: +SKIP
     >>> pixels = neuralcodec.decode(data)                      # and back                                 # doctest: +SKIP
+    >>> data = neuralcodec.encode_sound(samples, 16000, kbps=3)  # (channels, n) float32 → bytes of an .nca file # doctest: +SKIP
+    >>> samples, rate = neuralcodec.decode_sound(data)         # and back                                 # doctest: +SKIP
     >>> codec = neuralcodec.load("image-tiny")                 # the torch module itself                  # doctest: +SKIP
 
 Importing this imports no torch; the functions do on their first call.
@@ -26,7 +28,7 @@ try:
 except PackageNotFoundError:  # run from a bare copy of the files
     __version__ = "0"
 
-__all__ = ["__version__", "decode", "encode", "load"]
+__all__ = ["__version__", "decode", "decode_sound", "encode", "encode_sound", "load"]
 
 
 def load(name: str | Path = "image-tiny") -> Codec:
@@ -108,3 +110,53 @@ def decode(data: bytes, model: str | Path | None = None, as_tensor: bool = False
 
     candidates = [model] if model else []
     return files.decode_tensor(data, candidates) if as_tensor else files.decode_picture(data, candidates).pixels
+
+
+def encode_sound(
+    samples: np.ndarray | Tensor,
+    sampling_rate: int,
+    quality: float | None = None,
+    model: str | Path = "speech-16k",
+    *,
+    kbps: float | None = None,
+) -> bytes:
+    """Samples to the bytes of an ``.nca`` file, of a quality or, by a search over rate levels, closest to a rate.
+
+    Args:
+        samples: (n,) or (channels, n), floating point in -1…1 or int16.
+        sampling_rate: Hz; resampled to the model's and, by the decoder, back.
+        quality: 0…100, the rate level; 50 where nothing else is asked for.
+        model: name of shipped weights, or a weights file.
+        kbps: kbit/s of the whole file. A rate that is out of the model's range gives the closest file and a warning.
+
+    Raises:
+        neuralcodec.codecs.base.CodecError: not such samples, a quality out of range, two targets, no such model.
+    """
+    from neuralcodec.codecs.audio import files, targets
+    from neuralcodec.codecs.errors import CodecError
+
+    if quality is not None and kbps is not None:
+        raise CodecError("--kbps and --quality cannot both be aimed at")
+    codec = load(model)
+    sound = files.as_sound(samples, sampling_rate)
+    if kbps is None:
+        return files.encode_sound(codec, sound, codec.level_for_quality(50 if quality is None else quality)).data
+    found = targets.level_of_rate(codec, sound, kbps)
+    if text := targets.miss(found, kbps):
+        warnings.warn(text, stacklevel=2)
+    return found.payload
+
+
+def decode_sound(data: bytes, model: str | Path | None = None) -> tuple[np.ndarray, int]:
+    """The bytes of an ``.nca`` file to samples, (channels, n) float32, and their sampling rate in Hz.
+
+    Args:
+        model: the weights that wrote the file, if they are not among the shipped ones.
+
+    Raises:
+        neuralcodec.codecs.base.CodecError: a damaged file, or one that other weights wrote.
+    """
+    from neuralcodec.codecs.audio import files
+
+    sound = files.decode_sound(files.codec_of(data, [model] if model else []), data).sound
+    return sound.samples, sound.rate

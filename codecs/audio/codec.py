@@ -26,7 +26,8 @@ class SegmentCodec(Codec):
     """A codec of sounds that codes one segment after another.
 
     A subclass implements :meth:`forward`, :meth:`quantize`, :meth:`encode_symbols`, :meth:`decode_symbols`, :meth:`dequantize`,
-    :meth:`synthesise` and :meth:`freeze`. Channels of a sound beyond those of the transforms are coded side by side, each like a sound of its own.
+    :meth:`synthesise` and :meth:`freeze`. Channels of a sound beyond those of the transforms are coded side by side, each like a sound of
+    its own.
 
     Args:
         analysis, synthesis: transforms of :mod:`~neuralcodec.codecs.audio.transforms` or :mod:`~neuralcodec.codecs.audio.waveform`.

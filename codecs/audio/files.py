@@ -46,6 +46,32 @@ def to_tensor(sound: Sound, rate: int) -> Tensor:
     return torch.from_numpy(resample(sound, rate).samples.copy())[None]
 
 
+def as_sound(samples: np.ndarray | Tensor, rate: int) -> Sound:
+    """
+    Raises:
+        CodecError: not (n,) or (channels, n) of finite floating-point numbers or int16.
+    """
+    array = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+    if array.ndim not in (1, 2) or (array.dtype.kind != "f" and array.dtype != np.int16):
+        raise CodecError(f"a sound is (n,) or (channels, n) of floating point or int16, not {array.shape} of {array.dtype}")
+    array = np.atleast_2d(array).astype(np.float32) / (32768 if array.dtype == np.int16 else 1)
+    if not np.isfinite(array).all():
+        raise CodecError("the sound holds samples that are not finite")
+    return Sound(array, rate)
+
+
+def codec_of(data: bytes, candidates: Sequence[str | Path | Codec] = ()) -> Codec:
+    """The codec that wrote a file; see :func:`~neuralcodec.codecs.files.codec_for`.
+
+    Raises:
+        CodecError: not such a file, a damaged one, or unknown weights.
+    """
+    try:
+        return codec_for(container.read(data), candidates)
+    except container.ContainerError as error:
+        raise CodecError(str(error)) from None
+
+
 class SoundEncoder:
     """A sound, piece by piece, to a file.
 

@@ -81,8 +81,8 @@ class ConvNeXtBlock(nn.Module):
     x ──DW k──LayerNorm──1×1──GELU──1×1──(+)──►
      └────────────────────────────────────┘
 
-    Liu et al. 2022, https://arxiv.org/abs/2201.03545, over time as in Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814). Differs in being
-    causal, and in a last layer that starts at zero in the place of a layer scale.
+    Liu et al. 2022, https://arxiv.org/abs/2201.03545, over time as in Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814). Differs in
+    being causal, and in a last layer that starts at zero in the place of a layer scale.
     """
 
     def __init__(self, channels: int, hidden: int, kernel: int = 7):

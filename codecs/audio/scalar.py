@@ -4,8 +4,8 @@
                                               │
                                 causal prior ─┴─► rANS
 
-Transform coding as of images, over time: the prior of :mod:`~neuralcodec.entropy.causal` has the place of the hyperprior, so that frames can be
-coded as they come.
+Transform coding as of images, over time: the prior of :mod:`~neuralcodec.entropy.causal` has the place of the hyperprior, so that frames
+can be coded as they come.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Transforms of audio codecs: a waveform ⇄ a latent of some 50 frames a second, by way of a spectrum.
 
-ConvNeXt blocks over the frames of a short-time Fourier transform, as the vocoder Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814) has
-them behind its mel spectra, and with the power-compressed complex input of ESC (Gu, Diao 2024, https://arxiv.org/abs/2404.19441). Differs from
-both in being causal throughout, in using the same trunk for analysis and synthesis, and in a head that gives the plane of each bin, with its
-magnitude compressed, and a logarithmic gain on it: what is known well is a linear function of the latent, and what is not can still be loud.
-Networks at the rate of frames cost a tenth of convolutions at that of samples.
+ConvNeXt blocks over the frames of a short-time Fourier transform, as the vocoder Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814)
+has them behind its mel spectra, and with the power-compressed complex input of ESC (Gu, Diao 2024, https://arxiv.org/abs/2404.19441).
+Differs from both in being causal throughout, in using the same trunk for analysis and synthesis, and in a head that gives each bin as a
+point in the complex plane, its magnitude compressed, with a logarithmic gain on it: what is known well is a linear function of the latent,
+and what is not can still be loud. Networks at the rate of frames cost a tenth of convolutions at that of samples.
 
 Every transform has a ``hop``, samples per latent frame, and a ``delay``, samples by which its output is late.
 """

@@ -94,7 +94,8 @@ def plot(results: Results, folder: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
     shown = [metric for metric in results.titles if any(metric in point.quality for curve in results.curves for point in curve.points)]
-    styles = {curve.label: _style(i, curve.kind == "measured", plt.get_cmap("tab10").colors) for i, curve in enumerate(results.curves)}
+    colours = [plt.get_cmap("tab10")(i) for i in range(10)]
+    styles = {curve.label: _style(i, curve.kind == "measured", colours) for i, curve in enumerate(results.curves)}
     others = shown[1:]
     mosaic: list[Any] = [[shown[0], shown[0], other] for other in others] if others else [[shown[0]]]
     figure, panels = plt.subplot_mosaic(mosaic, figsize=(13 if others else 9, 6.5), layout="constrained")

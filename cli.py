@@ -13,6 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,8 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"neuralcodec {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    encode = commands.add_parser("encode", help="pictures to .nci files, sounds to .nca files", description="Encode pictures and sounds.")
-    encode.add_argument("input", nargs="+", help="pictures, sounds, or folders of them; - for standard input")
+    encode = commands.add_parser(
+        "encode", help="pictures to .nci, sounds to .nca, clips to .ncv files", description="Encode pictures, sounds and clips."
+    )
+    encode.add_argument("input", nargs="+", help="pictures, sounds, clips, or folders of them; - for standard input")
     _add_output(encode)
     goal = encode.add_mutually_exclusive_group()
     goal.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
@@ -44,8 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     goal.add_argument("--psnr", type=float, metavar="DB", help="pictures: PSNR of RGB to aim at")
     goal.add_argument("--ms-ssim", type=float, metavar="V", help="pictures: MS-SSIM to aim at: below 1 as it is, from 1 up in dB")
     encode.add_argument(
-        "--effort", type=int, default=0, metavar="N", help="pictures: 0 … 5, time spent on smaller files, about twice from one to the next"
+        "--effort",
+        type=_effort,
+        metavar="N",
+        help="pictures and clips: 0 … 5, time for smaller files, two to three times from one to the next (default: 0, and 2 for clips)",
     )
+    encode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1")
+    encode.add_argument("--video-size", type=_size, metavar="WxH", help="raw clips: width and height")
+    encode.add_argument("--pixel-format", metavar="F", help="raw clips: yuv420p or yuv420p10le")
+    encode.add_argument("--fps", type=Fraction, metavar="R", help="clips: frames per second, where the file does not say")
+    encode.add_argument("--matrix", choices=("bt601", "bt709", "bt2020"), help="clips: from which RGB follows, where the file does not say")
     encode.add_argument("--roi", metavar="MASK", help="pictures: another picture, white where quality counts")
     encode.add_argument("-m", "--model", help="name of shipped weights (see list), or a weights file")
     encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
@@ -53,9 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     encode.set_defaults(run=run_encode)
 
     decode = commands.add_parser(
-        "decode", help="back again", description="Decode .nci files to PNG or any format by suffix, .nca to WAV or FLAC."
+        "decode",
+        help="back again",
+        description="Decode .nci files to PNG or any format by suffix, .nca to WAV or FLAC, .ncv to Y4M, raw YUV or lossless MP4.",
     )
-    decode.add_argument("input", nargs="+", help=".nci and .nca files or folders of them; - for standard input")
+    decode.add_argument("input", nargs="+", help=".nci, .nca and .ncv files or folders of them; - for standard input")
     _add_output(decode)
     decode.add_argument("-m", "--model", help="weights that wrote the file, if not among the shipped ones")
     decode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
@@ -68,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("fade", "silence"),
         help="sounds: where the file is damaged, let what was last heard fade away, or put silence, and say so; otherwise damage is an error",
     )
+    decode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1; only what these need is decoded")
     decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^27, 2^26 for a picture in one piece)")
     decode.set_defaults(run=run_decode)
 
@@ -140,6 +154,8 @@ def run_encode(options: argparse.Namespace) -> int:
     def modality_of(source: Path | str) -> str:
         if source == "-":
             return convert.modality_of_bytes(_peek())
+        if Path(source).is_dir():
+            return "video"
         return convert.modality_of_input(Path(source)) or convert.modality_of_bytes(_start(Path(source)))
 
     suffixes = [suffix for known in convert.INPUTS.values() for suffix in known]
@@ -246,6 +262,8 @@ def _jobs(
         path = Path(name)
         if name == "-":
             found.append(("-", Path("-")))
+        elif path.is_dir() and Path(options.output or "").suffix == container.SUFFIXES["video"]:
+            found.append((path, Path(path.name)))  # pictures that are frames
         elif path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
             if not inside:
@@ -313,6 +331,33 @@ def _time(text: str) -> float:
     if not 1 <= len(parts) <= 3 or not all(math.isfinite(part) and part >= 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no time: seconds, or 1:30, or 1:02:03.5")
     return sum(part * 60**place for place, part in enumerate(reversed(parts)))
+
+
+def _frames(text: str) -> tuple[int, int | None]:
+    """``A:B``, ``A:`` or ``:B``."""
+    begin, colon, end = text.partition(":")
+    try:
+        first, last = int(begin or 0), int(end) if end else None
+    except ValueError:
+        first, last = -1, None
+    if not colon or first < 0 or (last is not None and last <= first):
+        raise argparse.ArgumentTypeError(f"{text!r} are no frames: the first wanted, a colon, the first not wanted")
+    return first, last
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 1920x1080")
+    return int(width), int(height)
+
+
+def _effort(text: str) -> int:
+    names = {"fast": 1, "balanced": 3, "best": 5}
+    try:
+        return names[text] if text in names else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no effort: 0 … 5, or {', '.join(names)}") from None
 
 
 def _is_folder(options: argparse.Namespace) -> bool:
@@ -393,7 +438,10 @@ def _file_info(name: str, data: bytes) -> dict:
     except container.ContainerError as error:
         raise UserError(f"{name}: {error}") from None
     size = dict(zip(container.SIZES[content.modality], content.size))
-    extent = size["samples"] / size["sampling_rate"] * 1000 if content.modality == "audio" else size["height"] * size["width"]
+    if content.modality == "audio":
+        extent = size["samples"] / size["sampling_rate"] * 1000
+    else:
+        extent = size["height"] * size["width"] * size.get("frames", 1)
     known = {fingerprint: model for model, fingerprint in _shipped_fingerprints().items()}
     return {
         "file": name,
@@ -413,8 +461,10 @@ def _file_info(name: str, data: bytes) -> dict:
 
 def _shipped_fingerprints() -> dict[str, str]:
     from neuralcodec.codecs.base import fingerprint_of
+    from neuralcodec.codecs.video.files import shipped
 
-    return {name: fingerprint_of(path).hex() for name, path in WEIGHTS.items()}
+    known = {name: fingerprint_of(path).hex() for name, path in WEIGHTS.items()}
+    return known | {name: fingerprint.hex() for fingerprint, name in shipped().items()}
 
 
 def _weights_info(path: Path) -> dict:

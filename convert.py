@@ -18,12 +18,14 @@ SOUNDS = (
     *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"),
     *(".m4a", ".m4b", ".aac", ".weba", ".mka", ".wma", ".amr", ".awb", ".ac3"),
 )
-INPUTS = {"image": PICTURES, "audio": SOUNDS}
-OUTPUTS = {"image": ".png", "audio": ".wav"}  # of decoded files, unless another is asked for
+CLIPS = (".y4m", ".yuv", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".264", ".h264", ".265", ".hevc", ".ivf", ".obu")
+INPUTS = {"image": PICTURES, "audio": SOUNDS, "video": CLIPS}
+OUTPUTS = {"image": ".png", "audio": ".wav", "video": ".y4m"}  # of decoded files, unless another is asked for
 SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9", b"#!AMR")
 FOR_ONE = {  # options that make sense for one modality only
     "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "roi", "max_pixels"),
     "audio": ("kbps", "start", "end", "conceal"),
+    "video": ("effort", "frames", "video_size", "pixel_format", "fps", "matrix"),
 }
 
 Report = Callable[..., None]  # (pieces done, of how many, state)
@@ -62,10 +64,10 @@ def check_options(options: argparse.Namespace, modality: str) -> None:
     Raises:
         CodecError: an option that says nothing about such files.
     """
+    kinds = {"image": "pictures", "audio": "sounds", "video": "clips"}
     for other, names in FOR_ONE.items():
         for name in names:
-            if other != modality and getattr(options, name, None):
-                kinds = {"image": "pictures", "audio": "sounds"}
+            if name not in FOR_ONE[modality] and getattr(options, name, None):
                 raise CodecError(f"--{name.replace('_', '-')} is for {kinds[other]}, not for {kinds[modality]}")
 
 
@@ -79,12 +81,12 @@ def encoder(options: argparse.Namespace, modality: str) -> Convert:
     codec = load(name).to(options.device)
     if codec.modality != modality:
         raise CodecError(f"{name} codes {codec.modality}, not {modality}")
-    return {"image": _picture_encoder, "audio": _sound_encoder}[modality](options, codec)
+    return {"image": _picture_encoder, "audio": _sound_encoder, "video": _clip_encoder}[modality](options, codec)
 
 
 def decoder(options: argparse.Namespace, modality: str, suffix: str) -> Convert:
     check_options(options, modality)
-    return {"image": _picture_decoder, "audio": _sound_decoder}[modality](options, suffix)
+    return {"image": _picture_decoder, "audio": _sound_decoder, "video": _clip_decoder}[modality](options, suffix)
 
 
 def _picture_encoder(options: argparse.Namespace, codec) -> Convert:
@@ -104,7 +106,7 @@ def _picture_encoder(options: argparse.Namespace, codec) -> Convert:
         height, width = picture.pixels.shape[:2]
         if mask is not None and mask.shape != (height, width):
             _say(f"{options.roi} is scaled from {mask.shape[1]}×{mask.shape[0]} to {width}×{height}")
-        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort, "mask": mask}
+        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort or 0, "mask": mask}
         if target is None:
             out.write(encode_picture(codec, picture, level, **choices))
             return
@@ -231,6 +233,38 @@ def _sound_decoder(options: argparse.Namespace, suffix: str) -> Convert:
         samples = sound.samples[:, first:last]
         with SoundWriter(out, sound.rate, len(samples), suffix, samples.shape[1], out is sys.stdout.buffer) as writer:
             writer.write(samples)
+
+    return convert
+
+
+def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
+    from neuralcodec.codecs.video.files import USUAL_EFFORT, encode_clip, plan_of
+    from neuralcodec.datasets.video import read_clip
+
+    level = codec.level_for_quality(options.quality)
+    plan = plan_of(USUAL_EFFORT if options.effort is None else options.effort)
+
+    def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
+        if not isinstance(source, Path):
+            raise CodecError("a clip is read from a file or a folder, not from standard input")
+        begin, end = options.frames or (0, None)
+        try:
+            clip = read_clip(source, end, None, options.video_size, options.pixel_format, options.fps, options.matrix)
+        except ValueError as error:
+            raise CodecError(str(error)) from None
+        if begin >= len(clip):
+            raise CodecError(f"frames from {begin} on are not among the {len(clip)} of {name}")
+        out.write(encode_clip(codec, clip.since(begin), level, plan, report))
+
+    return convert
+
+
+def _clip_decoder(options: argparse.Namespace, suffix: str) -> Convert:
+    from neuralcodec.codecs.video.files import decode_clip, write_clip
+
+    def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
+        data = source.read_bytes() if isinstance(source, Path) else source.read()
+        write_clip(decode_clip(data, options.frames or (0, None)), out, suffix)
 
     return convert
 

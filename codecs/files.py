@@ -121,6 +121,10 @@ def load(name: str | Path) -> Codec:
     """
     if str(name) in WEIGHTS:
         return load_weights(WEIGHTS[str(name)])
+    if str(name).startswith("video/") or str(name).endswith((".yaml", ".yml")):  # fitted to each clip: a config is all there is
+        from neuralcodec.codecs.video.files import load as fitted
+
+        return fitted(name)
     if Path(name).exists():
         return load_weights(name)
     kind, colon, rest = str(name).partition(":")

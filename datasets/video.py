@@ -111,6 +111,10 @@ class Clip:
         """At most so many frames."""
         return replace(self, y=self.y[:frames], u=self.u[:frames], v=self.v[:frames])
 
+    def since(self, frame: int) -> Clip:
+        """From a frame on."""
+        return replace(self, y=self.y[frame:], u=self.u[frame:], v=self.v[frame:])
+
     def cropped(self, width: int, height: int) -> Clip:
         """The middle, moved up and left by a pixel where chroma would not fall on its samples.
 

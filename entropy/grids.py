@@ -100,9 +100,10 @@ class GridCoder(nn.Module):
         for number, (shape, window) in enumerate(zip(self.shapes, windows)):
             proxy = rounding(window.values)
             whole = torch.cat((torch.zeros_like(proxy[:1]), proxy))
-            symbols = whole[1:] - self._predict(number, whole[:-1])
+            predicted = self._predict(number, whole[:-1])
+            symbols = (window.values if rounding.mixed else proxy) - predicted
             with torch.no_grad():
-                magnitude = torch.round(symbols.abs()).clamp(max=MAGNITUDE_LIMIT)
+                magnitude = torch.round((proxy - predicted).abs()).clamp(max=MAGNITUDE_LIMIT)
                 earlier = torch.cat((torch.zeros_like(magnitude[:1]), magnitude[:-1]))[window.before :]
                 magnitudes.append(magnitude[window.before :])
                 parent = None if shape.parent is None else magnitudes[shape.parent]

@@ -37,11 +37,12 @@ class Rounding(NamedTuple):
 
     ``alpha``: sharpness of soft rounding with noise in between (Agustsson and Theis 2020, https://arxiv.org/abs/2006.09952); none for exact
     rounding with the gradient of the identity. ``share``: of the values that are rounded at all (quantization noise: Fan et al. 2020,
-    https://arxiv.org/abs/2004.07320).
+    https://arxiv.org/abs/2004.07320). ``mixed``: the rate is that of the unrounded values, whose gradient draws little ones to zero.
     """
 
     alpha: float | None = None
     share: float = 1.0
+    mixed: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.alpha is not None:
@@ -115,8 +116,9 @@ class WeightCoder(nn.Module):
         flat = torch.cat([values[name].reshape(-1) for name in self.shapes])
         steps, scales, spreads = (round_straight_through(part) for part in (self.steps, self.scales, self.spreads))
         step = self._step(steps)
-        proxy = rounding(flat / step)
-        bits = laplace_bits(proxy, self._sum(scales)).sum() + self._side_bits(steps, scales, spreads)
+        unrounded = flat / step
+        proxy = rounding(unrounded)
+        bits = laplace_bits(unrounded if rounding.mixed else proxy, self._sum(scales)).sum() + self._side_bits(steps, scales, spreads)
         return Weights(self._shaped(proxy * step), bits)
 
     @torch.no_grad()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import zlib
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -19,18 +21,15 @@ from neuralcodec.codecs.base import CodecError, build, fingerprint
 from neuralcodec.codecs.video.fit import Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo
 from neuralcodec.datasets import colour
-from neuralcodec.datasets.video import Clip
+from neuralcodec.datasets.video import Clip, to_frames
 from neuralcodec.entropy import container
 from neuralcodec.entropy.rans import CorruptStream
 
 MAX_SIDE = 2**14
 MAX_SAMPLES = 2**31  # of luma in a clip; a header of 40 bytes can ask for any
 MAX_SPEC = 2**16  # bytes of a spec's text
-EFFORTS = {  # steps for each group of pictures, and what they see
-    "fast": Plan(steps=600),
-    "balanced": Plan(steps=3000),
-    "best": Plan(steps=20000),
-}
+STEPS = (150, 400, 1000, 2500, 6000, 20000)  # of the fit of each group of pictures, by effort
+USUAL_EFFORT = 2
 
 
 class Header(NamedTuple):
@@ -92,12 +91,12 @@ def unpack(pictures: Tensor, header: Header) -> Clip:
     return Clip(y, u, v, header.rate, header.bits, header.matrix, header.full_range)
 
 
-def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan = EFFORTS["balanced"], report: Report = nothing) -> bytes:
+def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan | None = None, report: Report = nothing) -> bytes:
     """A clip to the bytes of a file.
 
     Args:
         level: rounded to the nearest that a file can name.
-        plan: of the fit of each group of pictures.
+        plan: of the fit of each group of pictures; by default that of ``USUAL_EFFORT``.
 
     Raises:
         CodecError: a clip that no file can hold.
@@ -105,7 +104,7 @@ def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan = EFFOR
     if max(clip.height, clip.width) > MAX_SIDE or clip.y.size > MAX_SAMPLES:
         raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
     level = codec.nearest_level(level)
-    compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width))
+    compressed = codec.compress(pack(clip), level, plan or plan_of(USUAL_EFFORT), report, (clip.height, clip.width))
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
     assert codec.fingerprint is not None
@@ -137,6 +136,55 @@ def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] 
         raise CodecError(str(error)) from None
     before = begin - next(group.begin for group in codec.groups(header.frames) if group.end > begin)
     return unpack(drawn[before : before + end - begin], header)
+
+
+def write_clip(clip: Clip, out: BinaryIO, suffix: str) -> None:
+    """A clip as ``.y4m``, ``.yuv`` or, without loss, ``.mp4`` or ``.mkv`` (H.264, with matrix and range).
+
+    Raises:
+        CodecError: another suffix, or no encoder.
+    """
+    if suffix in (".y4m", ".yuv"):
+        if suffix == ".y4m":
+            kind = "420mpeg2" if clip.bits == 8 else f"420p{clip.bits}"
+            said = f"YUV4MPEG2 W{clip.width} H{clip.height} F{clip.rate.numerator}:{clip.rate.denominator} Ip A0:0 C{kind}"
+            out.write(f"{said} XCOLORRANGE={'FULL' if clip.full_range else 'LIMITED'}\n".encode())
+        for index in range(len(clip)):
+            out.write(b"FRAME\n" if suffix == ".y4m" else b"")
+            for plane in clip.frame(index):
+                out.write(np.ascontiguousarray(plane, plane.dtype.newbyteorder("<")).tobytes())
+    elif suffix in (".mp4", ".mkv"):
+        out.write(_lossless(clip, suffix[1:]))
+    else:
+        raise CodecError(f"clips are written as .y4m, .yuv, .mp4 or .mkv, not {suffix}")
+
+
+def _lossless(clip: Clip, container_name: str) -> bytes:
+    import av
+
+    buffer = io.BytesIO()
+    try:
+        with av.open(buffer, "w", format={"mkv": "matroska"}.get(container_name, container_name)) as file:
+            stream: Any = file.add_stream("libx264", rate=clip.rate)
+            stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pixel_format
+            stream.codec_context.options = {"qp": "0", "preset": "veryfast"}
+            stream.codec_context.colorspace = colour.H273[clip.matrix]
+            stream.codec_context.color_range = 2 if clip.full_range else 1
+            for frame in itertools.chain(to_frames(clip), [None]):  # None: what the encoder still holds
+                file.mux(stream.encode(frame))
+    except (av.error.FFmpegError, ValueError) as error:
+        raise CodecError(f"FFmpeg cannot write this clip as .{container_name} ({error})") from None
+    return buffer.getvalue()
+
+
+def plan_of(effort: int) -> Plan:
+    """
+    Raises:
+        CodecError: no such effort.
+    """
+    if not 0 <= effort < len(STEPS):
+        raise CodecError(f"effort must lie between 0 and {len(STEPS) - 1}, not {effort}")
+    return Plan(steps=STEPS[effort])
 
 
 def header_of(content: container.Content) -> Header:
@@ -187,4 +235,4 @@ def shipped() -> dict[bytes, str]:
     return found
 
 
-__all__ = ["EFFORTS", "Header", "decode_clip", "encode_clip", "load"]
+__all__ = ["Header", "decode_clip", "encode_clip", "load", "plan_of", "write_clip"]

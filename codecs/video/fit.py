@@ -27,7 +27,6 @@ from neuralcodec.entropy.weights import EXACT, Rounding, WeightCoder
 
 PLANE_WEIGHTS = (3 / 16,) * 4 + (1 / 8,) * 2  # of the squared errors: Y counts six times as much as U and V
 PEAK = 255.0
-SHARPNESS = (3.0, 10.0)  # of soft rounding, at the start and where it ends
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
 
 Report = Callable[[int, int, str], None]  # steps done, of how many, how good it is
@@ -41,7 +40,8 @@ class Plan(NamedTuple):
     """How a group of pictures is fitted.
 
     ``steps``, or ``seconds`` if given, of which each sees ``batch`` frames; learning rates of weights, latents (in steps of quantization)
-    and side information (in its integers); ``exact``: the share of the fit, at its end, with exact rounding.
+    and side information (in its integers); ``exact``: the share of the fit, at its end, with exact rounding. ``sharpness`` of soft rounding
+    at the start and where that ends; without it, values are rounded exactly from the start, and only their rate is that of unrounded ones.
     """
 
     steps: int = 2000
@@ -51,6 +51,7 @@ class Plan(NamedTuple):
     latents: float = 0.05
     side: float = 0.05
     exact: float = 0.2
+    sharpness: tuple[float, float] | None = None
 
 
 DEFAULT = Plan()
@@ -191,7 +192,10 @@ def _roundings(plan: Plan, progress: float) -> tuple[Rounding, Rounding]:
     """Of latents and of weights."""
     soft = 1 - plan.exact
     if progress < soft:
-        rounding = Rounding(SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** (progress / soft))
+        if plan.sharpness is None:
+            return Rounding(mixed=True), Rounding(mixed=True)
+        low, high = plan.sharpness
+        rounding = Rounding(low * (high / low) ** (progress / soft))
         return rounding, rounding
     return EXACT, Rounding(share=0.5 + 0.5 * min(1.0, (progress - soft) / plan.exact * 2))
 

@@ -69,8 +69,9 @@ class Learned(Candidate):
 
     @torch.inference_mode()
     def estimated_bits(self, signal: Any, setting: float) -> float:
-        output = self.codec(self.kind.to_tensor(signal, self.codec), torch.tensor([setting]))
-        return float(sum(output.bits.values()))
+        x = self.kind.to_tensor(signal, self.codec)
+        output = self.codec(x, torch.full((len(x),), float(setting)))
+        return float(sum(bits.sum() for bits in output.bits.values()))
 
     def header_bytes(self, data: bytes) -> int:
         return container.read(data).header_bytes

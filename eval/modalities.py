@@ -19,6 +19,7 @@ import numpy as np
 from PIL.Image import DecompressionBombError
 from torch import Tensor
 
+from neuralcodec.codecs.audio.codec import SegmentCodec
 from neuralcodec.codecs.audio.files import decode_sound, encode_sound, to_tensor
 from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.files import Coded, decode_signal, encode_signal
@@ -227,8 +228,9 @@ class Sounds(Modality):
         return resampled
 
     def to_tensor(self, signal: audio.Sound, codec: Codec | None = None) -> Tensor:
-        """At the codec's rate."""
-        return to_tensor(signal, codec.sampling_rate if codec else signal.rate)
+        """At the codec's rate; channels that it codes side by side are a batch."""
+        x = to_tensor(signal, codec.sampling_rate if codec else signal.rate)
+        return x.reshape(codec.items(x.shape[1]), codec.channels, -1) if isinstance(codec, SegmentCodec) else x
 
     def encode(self, codec: Codec, signal: audio.Sound, level: float) -> Coded:
         return encode_sound(codec, signal, level)

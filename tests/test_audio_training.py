@@ -333,7 +333,9 @@ def test_stages_follow_each_other(fit, tmp_path):
     assert fit(*options) == 0
     before, after = load_weights(tmp_path / "first.safetensors").state_dict(), torch.load(CHECKPOINT, weights_only=True)["state_dict"]
     moved = {name for name, value in before.items() if not torch.allclose(value.float(), after[f"codec.{name}"].float(), atol=1e-6)}
-    assert moved and all(name.startswith(("synthesis.", "inverse_gain.")) for name in moved)  # and not resumed, though in the same folder
+    assert moved  # and so not resumed from the first stage's end, which lies in the same folder
+    assert all(name.startswith(("synthesis.", "inverse_gain.")) for name in moved)
+    assert before["prior.tables.frequencies"].numel()  # which the second stage had, to round as the coder does
 
 
 def test_an_interrupted_run_leaves_a_checkpoint(fit, monkeypatch):

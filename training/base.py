@@ -91,11 +91,14 @@ class RateDistortion(L.LightningModule):
     # What follows from it
 
     def _start_from(self, source: Codec, path: str) -> None:
-        """Take over what has the same name and shape in another codec; its tables too if only the decoder will be trained."""
-        if self.hparams.decoder_only and source.spec != self.codec.spec:
-            raise CodecError(f"{path} was made from another spec than this config's, and decoder_only needs the same")
+        """Take over what has the same name and shape in another codec; all of it, with its tables, if only the decoder will be trained."""
+        if self.hparams.decoder_only:
+            if source.spec != self.codec.spec:
+                raise CodecError(f"{path} was made from another spec than this config's, and decoder_only needs the same")
+            self.codec.load_state_dict(source.state_dict())
+            return
         ours = self.codec.state_dict()
-        known = {name: value for name, value in source.state_dict().items() if self.hparams.decoder_only or ".tables." not in name}
+        known = {name: value for name, value in source.state_dict().items() if ".tables." not in name}
         taken = {name: value for name, value in known.items() if name in ours and value.shape == ours[name].shape}
         if not taken:
             raise CodecError(f"{path} has no weights in common with this config")

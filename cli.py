@@ -311,7 +311,7 @@ def _target(target: Path | str, force: bool) -> Iterator[BinaryIO]:
 
 def _peek() -> bytes:
     """How standard input starts, which stays to be read."""
-    return sys.stdin.buffer.peek(64)[:64]  # type: ignore[attr-defined]
+    return sys.stdin.buffer.peek(64)[:64]  # type: ignore[attr-defined,union-attr]
 
 
 def _start(path: Path) -> bytes:

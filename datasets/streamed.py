@@ -37,19 +37,21 @@ def open_sound(source: str | Path | IO[bytes], name: str | None = None) -> Itera
     import soundfile
 
     name = name or str(source)
-    path = isinstance(source, (str, Path))
-    if path and not Path(source).is_file():
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is not None and not path.is_file():
         raise FileNotFoundError(f"there is no file {name}")
     with contextlib.ExitStack() as stack:
         file = None
-        if path or source.seekable():
-            try:
-                file = stack.enter_context(soundfile.SoundFile(source))
-            except soundfile.LibsndfileError as error:
-                if path and Path(source).suffix.lower() in SOUNDFILE_EXTENSIONS:
-                    raise ValueError(f"{name}: {str(error).rpartition(': ')[2]}") from None
-                if not path:
-                    source.seek(0)
+        if not isinstance(source, (str, Path)) and not source.seekable():
+            yield stack.enter_context(_by_ffmpeg(source, name))
+            return
+        try:
+            file = stack.enter_context(soundfile.SoundFile(source))
+        except soundfile.LibsndfileError as error:
+            if path is not None and path.suffix.lower() in SOUNDFILE_EXTENSIONS:
+                raise ValueError(f"{name}: {str(error).rpartition(': ')[2]}") from None
+            if not isinstance(source, (str, Path)):
+                source.seek(0)
         if file is None:
             yield stack.enter_context(_by_ffmpeg(source, name))
             return

@@ -74,14 +74,17 @@ class CausalPrior(nn.Module):
         self.recent = IntegerConv2d(channels * memory, width, activation="none", activation_in="int8", fraction_in=0)
         self.steer = LevelVectors(levels, width, knots)
         self.older = IntegerConv2d(3 * width, width, activation="none", activation_in="uint8", fraction_in=self.HIDDEN, weight_fraction=7)
-        self.mix, self.inner, self.head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        mix, inner, head = [], [], []
         for index, size in enumerate(self.slices):
-            self.mix.append(IntegerConv2d(width, width, activation="none", activation_in="uint8", fraction_in=self.HIDDEN))
+            mix.append(IntegerConv2d(width, width, activation="none", activation_in="uint8", fraction_in=self.HIDDEN))
             if index:
                 before = sum(self.slices[:index])
-                self.inner.append(IntegerConv2d(before, width, activation="none", activation_in="int8", fraction_in=0))
-            self.head.append(IntegerConv2d(width, 2 * size, activation="none", activation_in="uint8", fraction_in=self.HIDDEN))
-            zero(self.head[-1])
+                inner.append(IntegerConv2d(before, width, activation="none", activation_in="int8", fraction_in=0))
+            head.append(IntegerConv2d(width, 2 * size, activation="none", activation_in="uint8", fraction_in=self.HIDDEN))
+        zero(*head)
+        self.mix: Sequence[IntegerConv2d] = nn.ModuleList(mix)  # type: ignore[assignment]
+        self.inner: Sequence[IntegerConv2d] = nn.ModuleList(inner)  # type: ignore[assignment]
+        self.head: Sequence[IntegerConv2d] = nn.ModuleList(head)  # type: ignore[assignment]
         self.scale_offset = LevelVectors(levels, channels, knots)
         self.mean_offset = LevelVectors(levels, channels, knots)
         nn.init.constant_(self.scale_offset.rows, INDEX_PER_NAT * math.log(0.5 / SCALE_MIN))

@@ -1,8 +1,8 @@
 """Version 3 of the file format: segments one after another, written and read in constant memory, damaged and skipped one by one.
 
-A file is a header, segments and an end. Each has a checksum of its own, and each segment's starts from its number, so that a reader that has
-lost its place finds it again and knows what is missing. The whole file has a checksum too. One description serves the writer, the reader and
-docs/bitstream.md.
+A file is a header, segments and an end. Each has a checksum of its own, and that of a segment starts from its number, so that a reader that
+has lost its place finds it again and knows what is missing. The whole file has a checksum too. One description serves the writer, the
+reader and docs/bitstream.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from binascii import crc_hqx
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-from neuralcodec.entropy.container import MAGIC, MODALITIES, SEGMENTED, Content, ContainerError, Field, read_varint, varint
+from neuralcodec.entropy.container import MAGIC, MODALITIES, SEGMENTED, ContainerError, Content, Field, read_varint, varint
 
 CHECK_BYTES = 2
 MAX_PAYLOAD = 2**22  # bytes: minutes of any codec; a length beyond this is damage

@@ -62,7 +62,7 @@ class SegmentCodec(Codec):
         self.sampling_rate = sampling_rate
         self.segment = segment
         self.hop: int = analysis.hop  # type: ignore[assignment]
-        self.delay = int(analysis.delay) + int(synthesis.delay)  # samples by which what comes out is late
+        self.delay: int = analysis.delay + synthesis.delay  # type: ignore[assignment,operator]  # samples by which what comes out is late
         self.channels: int = analysis.channels  # type: ignore[assignment]
         self.causal = all(getattr(transform, "causal", True) for transform in (analysis, synthesis))
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class SoundEncoder:
         CodecError: a rate or channels that the codec cannot code.
     """
 
-    def __init__(self, codec: SegmentCodec, file: IO[bytes], level: float, rate: int, channels: int):
+    def __init__(self, codec: SegmentCodec, file: BinaryIO, level: float, rate: int, channels: int):
         if not 1 <= channels <= MAX_CHANNELS or not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise CodecError(f"a sound has 1 … {MAX_CHANNELS} channels at {LOWEST_RATE} … {HIGHEST_RATE} Hz, not {channels} at {rate}")
         self.samples = 0  # of each channel, so far
@@ -151,7 +151,7 @@ class SoundDecoder:
 
     def __init__(
         self,
-        file: IO[bytes],
+        file: BinaryIO,
         candidates: Sequence[str | Path | Codec] = (),
         device: str = "cpu",
         forgive: bool = False,

@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="fade",
         choices=("fade", "silence"),
-        help="sounds: where the file is damaged, let what was last heard fade away, or put silence, and say so; otherwise damage is an error",
+        help="sounds: where the file is damaged, let what was last heard fade away, or put silence; otherwise damage is an error",
     )
     decode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1; only what these need is decoded")
     decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^27, 2^26 for a picture in one piece)")
@@ -224,8 +224,11 @@ def _convert_all(
     jobs = list(_jobs(options, suffixes, modality_of, outputs))
     converters: dict[str, convert.Convert] = {}
     failures = 0
+    hopeless: set[str] = set()  # modalities for which the model or an option is wrong, as has been said
     with _progress(len(jobs)) as report:
         for number, (source, target, modality) in enumerate(jobs):
+            if modality in hopeless:
+                continue
             try:
                 if isinstance(modality, Exception):
                     raise modality
@@ -239,8 +242,8 @@ def _convert_all(
                 text = " ".join(str(error).split())
                 prefix = "" if str(source) in text or source == "-" else f"{source}: "
                 print(f"neuralcodec {options.command}: {prefix}{text}", file=sys.stderr)
-                if modality not in converters and not isinstance(modality, Exception):
-                    break  # what is wrong is the model or an option, not this input
+                if not isinstance(modality, Exception) and modality not in converters:
+                    hopeless.add(modality)
             report(number + 1)
     return 1 if failures else 0
 
@@ -439,7 +442,7 @@ def _file_info(name: str, data: bytes) -> dict:
         raise UserError(f"{name}: {error}") from None
     size = dict(zip(container.SIZES[content.modality], content.size))
     if content.modality == "audio":
-        extent = size["samples"] / size["sampling_rate"] * 1000
+        extent = size["samples"] / max(size["sampling_rate"], 1) * 1000
     else:
         extent = size["height"] * size["width"] * size.get("frames", 1)
     known = {fingerprint: model for model, fingerprint in _shipped_fingerprints().items()}

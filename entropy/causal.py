@@ -3,10 +3,10 @@
     symbols of frames before t ──recent──► hidden ──(and those of longer ago) older──► context of frame t
     context, slices of frame t before s ──mix s──► scale and mean of each channel in slice s ──► table index
 
-All of it is integer arithmetic (:mod:`neuralcodec.entropy.integer`) on what is already decoded, so the tables are the same everywhere. What is
-coded are the integers themselves, not differences from a mean: the encoder knows all contexts at once, and the tables are Gaussians around
-an eighth of a step, in the way of the channel-wise models of Minnen & Singh 2020 (https://arxiv.org/abs/2007.08739) but for the mean, which
-there moves the quantizer's grid and here moves the probabilities.
+All of it is integer arithmetic (:mod:`neuralcodec.entropy.integer`) on what is already decoded, so the tables are the same everywhere. What
+is coded are the integers themselves, not differences from a mean: the encoder knows all contexts at once, and the tables are Gaussians
+around an eighth of a step, in the way of the channel-wise models of Minnen & Singh 2020 (https://arxiv.org/abs/2007.08739) but for the
+mean, which there moves the quantizer's grid and here moves the probabilities.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from neuralcodec.codecs.blocks import LevelVectors, zero
 from neuralcodec.entropy import rans
 from neuralcodec.entropy.integer import EXACT, IntegerConv2d, bounded, round_half_up
 from neuralcodec.entropy.models import SMALLEST_LIKELIHOOD, TAIL
+from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
 SCALES = 32
@@ -191,6 +192,8 @@ class CausalPrior(nn.Module):
             stepper.push(frame.reshape(-1, self.channels))
         for decoder in decoders:
             decoder.finish()
+        if symbols.size and not -SYMBOL_LIMIT <= symbols.min() <= symbols.max() <= SYMBOL_LIMIT:
+            raise rans.CorruptStream("a coded symbol is larger than any encoder makes it")
         return np.moveaxis(symbols, 0, -1)
 
     # Tables

@@ -185,7 +185,7 @@ class RateDistortion(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         # A copy, so that the tables of this moment are not averaged into, or saved with, the weights being trained.
         frozen = copy.deepcopy(self.codec).eval()
-        frozen.bypass = False
+        frozen.bypass = False  # type: ignore[assignment]
         frozen.freeze()
         self._validation = Validation(frozen, {level: defaultdict(list) for level in self.validation_levels()})
 

@@ -250,6 +250,8 @@ class ResidualVQ(VectorQuantizer):
         start: from the first frames seen, or at random.
     """
 
+    books: Sequence[Codebook]  # stage after stage, in each the groups in order
+
     def __init__(
         self,
         channels: int,
@@ -268,8 +270,8 @@ class ResidualVQ(VectorQuantizer):
         super().__init__(channels, [size] * (stages * groups), stages, vectors)
         self.groups = groups
         self.commitment = commitment
-        width = channels // groups
-        self.books = nn.ModuleList(Codebook(width, size, code_channels, spherical, decay) for _ in range(stages * groups))
+        books = [Codebook(channels // groups, size, code_channels, spherical, decay) for _ in range(stages * groups)]
+        self.books = nn.ModuleList(books)  # type: ignore[assignment]
 
     def encode(self, y: Tensor) -> Tensor:
         residuals = list(y.chunk(self.groups, -1))
@@ -332,6 +334,7 @@ class ScalarCodes(VectorQuantizer):
         start: from the principal components of the first frames seen, or at random.
     """
 
+    levels: Tensor
     basis: Tensor
 
     def __init__(self, channels: int, levels: Sequence[int], groups: int, start: bool):
@@ -401,7 +404,7 @@ class FSQ(ScalarCodes):
     def digits(self, codes: Tensor) -> Tensor:
         # The range of an even number of values is not symmetric about a value, which the shift makes up for.
         half = (self.levels - 1) * 1.001 / 2
-        offset = (self.levels % 2 == 0) * 0.5
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         bounded = torch.tanh(codes + torch.atanh(offset / half)) * half - offset
         return round_straight_through(bounded) + self.levels // 2
 

@@ -173,3 +173,20 @@ def test_a_codec_without_a_spec_cannot_be_saved(small, tmp_path):
 def test_a_spec_is_plain_json(codec):
     assert json.loads(json.dumps(codec.spec)) == codec.spec
     assert build(codec.spec).spec == codec.spec
+
+
+def test_transforms_without_their_linear_part_code_too(small, picture):
+    spec = copy.deepcopy(small("quadtree").spec)
+    for transform in ("analysis", "synthesis"):
+        spec["init_args"][transform]["init_args"]["shortcut"] = False
+    torch.manual_seed(0)
+    codec = build(spec)
+    assert not any(".linear." in name for name in codec.state_dict())
+    x = picture(96, 128)
+    with torch.no_grad():
+        codec.initialise(x[..., :64, :64])  # there is no closed form, and nothing to complain about
+    codec.train()
+    codec(x, torch.tensor([40.0])).reconstruction.square().mean().backward()
+    assert codec.g_a.head.weight.grad.abs().max() > 0  # nothing starts at a zero that it could not leave
+    codec.eval().requires_grad_(False).freeze()
+    assert_round_trip(codec, x, 40)

@@ -22,7 +22,7 @@ from neuralcodec.codecs.base import Codec, Compressed, Decompressed, Output, sum
 from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
 from neuralcodec.codecs.image import hyper
 from neuralcodec.codecs.image.contexts import Context
-from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LappedAnalysis, LappedSynthesis
+from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LappedAnalysis, LappedSynthesis, LinearLapped
 from neuralcodec.entropy import models, rans
 from neuralcodec.entropy.integer import bounded
 from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
@@ -158,6 +158,12 @@ class ImageCodec(Codec):
             return 0.1
         return 5.0 if name.endswith(".rows") or "prior." in name else 1.0
 
+    def _linear(self) -> tuple[LinearLapped, LinearLapped] | None:
+        """The linear parts of both transforms, which closed forms are known for, if there are any."""
+        if isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis) and self.g_a.linear and self.g_s.linear:
+            return self.g_a.linear, self.g_s.linear
+        return None
+
     def _level(self, level: float, device: torch.device) -> Tensor:
         return torch.full((1,), float(level), device=device)
 
@@ -223,9 +229,9 @@ class FactorizedPrior(ImageCodec):
 
     @torch.no_grad()
     def initialise(self, signals: Tensor) -> None:
-        if isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis):
-            self.g_a.linear.initialise(signals - 0.5)
-            self.g_s.linear.invert(self.g_a.linear)
+        if linear := self._linear():
+            linear[0].initialise(signals - 0.5)
+            linear[1].invert(linear[0])
 
 
 class Hyperprior(ImageCodec):
@@ -367,11 +373,11 @@ class Hyperprior(ImageCodec):
     @torch.no_grad()
     def initialise(self, signals: Tensor) -> None:
         """Karhunen–Loève transform, then the statistics of its coefficients' magnitudes; the sides of the images are multiples of 64."""
-        if not (isinstance(self.g_a, LappedAnalysis) and isinstance(self.g_s, LappedSynthesis)):
+        if not (linear := self._linear()):
             return
-        self.g_a.linear.initialise(signals - 0.5)
-        self.g_s.linear.invert(self.g_a.linear)
-        y = torch.cat([self.g_a.linear(part - 0.5) for part in signals.split(16)])
+        linear[0].initialise(signals - 0.5)
+        linear[1].invert(linear[0])
+        y = torch.cat([linear[0](part - 0.5) for part in signals.split(16)])
         hyper.initialise(self.h_a, self.h_s, y, self.gain.rows.exp())
 
 

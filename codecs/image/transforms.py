@@ -98,23 +98,26 @@ class LappedAnalysis(nn.Module):
         blocks: its depth.
         coarse: channels that the linear transform takes once more; see :class:`LinearLapped`.
         levels, knots: of the network's gain; see :class:`~neuralcodec.codecs.blocks.LevelVectors`.
+        shortcut: whether there is a linear transform at all; without it the network has to learn everything.
     """
 
     multiple = STRIDE * PATCH
 
-    def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8):
+    def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8, shortcut: bool = True):
         super().__init__()
         self.reach = max(LAPPED_REACH, 8 * blocks)
-        self.linear = LinearLapped(latent, coarse)
+        self.linear = LinearLapped(latent, coarse) if shortcut else None
         self.stem = nn.Conv2d(192, width, 1)
         self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(blocks)))
         self.gain = LevelVectors(levels, width, knots)
         self.head = nn.Conv2d(4 * width, latent, 1)
-        zero(self.head)
+        if shortcut:
+            zero(self.head)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         hidden = self.blocks(self.stem(F.pixel_unshuffle(x - 0.5, 8))) * self.gain(level).exp()[:, :, None, None]
-        return self.linear(x - 0.5) + self.head(F.pixel_unshuffle(hidden, 2))
+        learned = self.head(F.pixel_unshuffle(hidden, 2))
+        return learned if self.linear is None else self.linear(x - 0.5) + learned
 
 
 class LappedSynthesis(nn.Module):
@@ -127,21 +130,25 @@ class LappedSynthesis(nn.Module):
 
     multiple = STRIDE * PATCH
 
-    def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8):
+    def __init__(self, latent: int, width: int, blocks: int, coarse: int = 3, levels: int = 64, knots: int = 8, shortcut: bool = True):
         super().__init__()
         self.reach = LAPPED_REACH + 8 * blocks
-        self.linear = LinearLapped(latent, coarse, inverse=True)
-        self.stem = nn.Conv2d(192, width, 1)
+        self.linear = LinearLapped(latent, coarse, inverse=True) if shortcut else None
+        self.stem = nn.Conv2d(192, width, 1) if shortcut else None
         self.latent_stem = nn.Conv2d(latent, 4 * width, 1)
         self.level_bias = LevelVectors(levels, width, knots)
         self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(blocks)))
         self.gain = LevelVectors(levels, width, knots)
         self.head = nn.Conv2d(width, 192, 1)
-        zero(self.latent_stem, self.head)
+        if shortcut:
+            zero(self.latent_stem, self.head)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        linear = self.linear(y_hat)
-        hidden = self.stem(F.pixel_unshuffle(linear, 8)) + F.pixel_shuffle(self.latent_stem(y_hat), 2)
+        linear: Tensor | float = 0.0
+        hidden = F.pixel_shuffle(self.latent_stem(y_hat), 2)
+        if self.linear is not None and self.stem is not None:
+            linear = self.linear(y_hat)
+            hidden = self.stem(F.pixel_unshuffle(linear, 8)) + hidden
         hidden = self.blocks(hidden + self.level_bias(level)[:, :, None, None]) * self.gain(level).exp()[:, :, None, None]
         return linear + F.pixel_shuffle(self.head(hidden), 8) + 0.5
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ UNIT = 24 * 16  # of a context: one, if every neighbour is
 CLASSES = 16
 # Contexts from which a class is the nearest one: of 2 log2(1 + 16 context), in units of 1 / UNIT.
 THRESHOLDS = tuple(math.ceil((2 ** ((each - 0.5) / 2) - 1) * UNIT / 16) for each in range(1, CLASSES))
+MIXES = ((8, 5, 3), (9, 7, 0), (16, 0, 0), (0, 16, 0), (8, 0, 8), (4, 10, 2), (3, 3, 10), (12, 2, 2))  # that an encoder tries
 KEEP_UNIT = 16  # a row predicts the next by so many parts of itself at most
 SIDE_INDEX = round(index_of(2.0))  # table of side information, as what it differs by from how it starts
 
@@ -126,6 +128,46 @@ class GridCoder(nn.Module):
     def integers(self, latents: Sequence[Tensor]) -> list[np.ndarray]:
         """Latents in steps to what is coded of them, int32: the differences to the row before."""
         return [_integers(symbols) for symbols in self._symbols(latents)]
+
+    @torch.no_grad()
+    def settle(self, latents: Sequence[Tensor]) -> None:
+        """Choose weights of contexts, and scale indexes of classes, by what these very latents cost: a fit only comes near the best."""
+        every = self._symbols(latents)
+        magnitudes = [symbols.abs().clamp(max=MAGNITUDE_LIMIT) for symbols in every]
+        for number, shape in enumerate(self.shapes):
+            before = torch.cat((torch.zeros_like(magnitudes[number][:1]), magnitudes[number][:-1]))
+            parent = None if shape.parent is None else magnitudes[shape.parent]
+            best = (math.inf, self.mixes[number].clone(), self.classes[number].clone())
+            for mix in MIXES:
+                if (mix[1] and shape.rows == 1) or (mix[2] and parent is None):
+                    continue
+                self.mixes[number] = torch.tensor(mix, device=self.mixes.device) - self.usual_mix[number]
+                tables, cost = self._best_tables(number, every[number], self._classes(number, magnitudes[number], before, parent))
+                best = min(best, (cost, self.mixes[number].clone(), tables), key=lambda choice: choice[0])
+            self.mixes[number], self.classes[number] = best[1:]
+
+    def _best_tables(self, number: int, symbols: Tensor, classes: Sequence[Tensor]) -> tuple[Tensor, float]:
+        """Scale index of each class (passes, classes), to ``usual_classes``, and what latents and these cost."""
+        offsets = torch.round(self.offsets[number]).long()
+        channels = len(offsets)
+        prices, reach = _prices().to(symbols.device), (_prices().shape[1] - 1) // 2
+        usual = self.usual_classes.long()
+        candidates = torch.arange(SCALES, device=symbols.device)
+        differences = (candidates - usual[:, None]).float()
+        side = laplace_bits(differences, torch.full_like(differences, SIDE_INDEX))  # (classes, candidates)
+        chosen, total = [], 0.0
+        for part, places in zip(_parities(symbols), classes):
+            inside = places[..., : part.shape[2], : part.shape[3]]
+            channel = torch.arange(channels, device=symbols.device)[:, None, None]
+            cell = (inside * channels + channel) * (2 * reach + 1) + part.clamp(-reach, reach).long() + reach
+            counts = torch.bincount(cell.reshape(-1), minlength=CLASSES * channels * (2 * reach + 1)).float()
+            cost = side.clone()
+            for each, offset in enumerate(offsets):
+                index = (candidates + offset).clamp(0, SCALES - 1)
+                cost += counts.reshape(CLASSES, channels, -1)[:, each] @ prices[index].T
+            chosen.append(cost.argmin(1) - usual)
+            total += float(cost.min(1).values.sum())
+        return torch.stack(chosen).float(), total
 
     @torch.no_grad()
     def encode(self, latents: Sequence[Tensor]) -> tuple[bytes, list[np.ndarray]]:
@@ -274,6 +316,13 @@ class Looked(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         (places,) = ctx.saved_tensors
         return torch.bincount(places.reshape(-1), gradients[0].reshape(-1), ctx.length).to(gradients[0].dtype), None
+
+
+@cache
+def _prices() -> Tensor:
+    """Bits of the symbols -MAGNITUDE_LIMIT … MAGNITUDE_LIMIT under every table."""
+    symbols = torch.arange(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT + 1).expand(SCALES, -1)
+    return laplace_tables().bits(symbols, torch.arange(SCALES)[:, None].expand_as(symbols))
 
 
 def _even(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from neuralcodec.entropy.quantizers import SYMBOL_LIMIT, round_straight_through,
 
 STEPS_PER_OCTAVE = 4
 STEP_LIMIT = 40 * STEPS_PER_OCTAVE  # steps lie within 2^±40, whatever a file says
-STEP_CENTRE, SCALE_CENTRE, SPREAD_CENTRE = -24, 36, 20  # typical, so that side information is coded as what it differs by
+STEP_CENTRE, SCALE_CENTRE, SPREAD_CENTRE = -24, 5, 10  # typical, so that side information is coded as what it differs by
 SIDE_INDEX = round(index_of(8.0))  # table of that difference
 DEVIATION = 12.0  # initial standard deviation of a tensor's integers
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,6 +85,9 @@ class Rows:
 class Piece(nn.Module):
     """Everything that a group of pictures is: a network, its latents, and how both are coded.
 
+    What is coded of the weights is their difference to those that the network comes with, which a decoder knows: its initial ones, or
+    those of the group before.
+
     Args:
         frames, height, width: of the group, in pixels of luma.
     """
@@ -96,14 +99,23 @@ class Piece(nn.Module):
         self.vectors = nn.Parameter(torch.zeros(frames, network.vector))
         self.grid_shapes = network.shapes(frames, height, width)
         self.grids = GridCoder(self.grid_shapes)
-        self.weights = WeightCoder({name: value.shape for name, value in self.tensors().items()})
+        self.base = {name: value.detach().clone() for name, value in self.tensors().items()}
+        self.weights = WeightCoder({name: value.shape for name, value in self.base.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """What is coded as weights, by name."""
         network = dict(self.network.named_parameters())
         return {**network, "vectors": self.vectors} if self.vectors.numel() else network
 
-    def draw(self, tensors: dict[str, Tensor], latents: Sequence[Tensor], firsts: Sequence[int], frames: Tensor) -> Tensor:
+    def differences(self) -> dict[str, Tensor]:
+        """What the weight coder codes, by name."""
+        return {name: value - self.base[name] for name, value in self.tensors().items()}
+
+    def whole(self, differences: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Undo :meth:`differences`."""
+        return {name: self.base[name] + value for name, value in differences.items()}
+
+    def draw(self, tensors: Mapping[str, Tensor], latents: Sequence[Tensor], firsts: Sequence[int], frames: Tensor) -> Tensor:
         """Pictures (frames, 6, …) from decoded weights and latents, the latter rows from ``firsts`` on."""
         network = {name: value for name, value in tensors.items() if name != "vectors"}
         return functional_call(
@@ -127,7 +139,6 @@ def start(piece: Piece, pictures: Tensor, lmbda: float) -> list[Tensor]:
     for number, begun in enumerate(piece.network.initial(pictures, piece.height, piece.width, step)):
         nn.init.constant_(piece.grids.steps[number], begun.exponent)
         latents.append(begun.latent)
-    piece.weights.initialise(piece.tensors())
     return latents
 
 
@@ -157,8 +168,8 @@ def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, repo
             leaves.append(leaf)
             windows.append(window)
         coded = piece.grids(windows, rounding)
-        weights = piece.weights(piece.tensors(), rounding_weights)
-        drawn = piece.draw(weights.values, [each.values for each in coded], [first for first, _ in spans], frames)
+        weights = piece.weights(piece.differences(), rounding_weights)
+        drawn = piece.draw(piece.whole(weights.values), [each.values for each in coded], [first for first, _ in spans], frames)
         squares = ((drawn - pictures[begin:end]).square() * planes).sum((1, 2, 3)) / (pixels / 4)
         bits = weights.bits + piece.grids.side_bits()
         for each, often, (first, last) in zip(coded, visits, spans):

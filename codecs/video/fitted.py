@@ -41,6 +41,8 @@ class FittedVideo(Codec):
     Args:
         network: as :class:`~neuralcodec.codecs.video.networks.GridDecoder`; every group of pictures gets a copy.
         group: frames of a group at most. Groups of a clip differ by one frame at most.
+        chain: groups of which each but the first starts from the network of the one before, and codes what differs. To decode one, the
+            weights of those before are decoded, not their latents.
         levels, lmbda: as in :class:`~neuralcodec.codecs.base.Codec`.
     """
 
@@ -48,12 +50,13 @@ class FittedVideo(Codec):
     streams = STREAMS
     decoder_parameters = ("network",)
 
-    def __init__(self, network: nn.Module, group: int = 32, levels: int = 64, lmbda: Sequence[float] = (0.0002, 0.05)):
+    def __init__(self, network: nn.Module, group: int = 32, chain: int = 8, levels: int = 64, lmbda: Sequence[float] = (0.0002, 0.05)):
         super().__init__(levels, lmbda)
-        if group < 1:
-            raise ValueError("a group has at least one frame")
+        if group < 1 or chain < 1:
+            raise ValueError("a group has at least one frame, a chain one group")
         self.network = network
         self.group = group
+        self.chain = chain
 
     def groups(self, frames: int) -> list[Group]:
         count = -(-frames // self.group)
@@ -74,12 +77,16 @@ class FittedVideo(Codec):
         lmbda = float(self.lmbda(torch.tensor(level)))
         streams: list[bytes] = []
         symbols: dict[str, Tensor] = {}
+        network: nn.Module | None = None
         for number, group in enumerate(groups):
-            piece = Piece(copy.deepcopy(self.network).requires_grad_(True), group.end - group.begin, height, width)
+            network = self._started(network, number)
+            piece = Piece(copy.deepcopy(network).requires_grad_(True), group.end - group.begin, height, width)
             counted = partial(_counted, report, number, len(groups))
             with torch.enable_grad():
                 fitted = fit(piece, x[0, group.begin : group.end], lmbda, plan, counted)
-            weights, integers = piece.weights.encode(piece.tensors())
+            weights, integers = piece.weights.encode(piece.differences())
+            network = self._read_weights(network, weights, group, height, width)[0].network
+            piece.grids.settle(fitted.latents)
             grids, grid_integers = piece.grids.encode(fitted.latents)
             streams += [weights, grids]
             symbols |= _named(number, integers, grid_integers)
@@ -104,20 +111,35 @@ class FittedVideo(Codec):
         groups = self.groups(frames)
         if len(streams) != len(groups) * len(STREAMS):
             raise CorruptStream(f"{len(streams)} streams are not {len(STREAMS)} of each of {len(groups)} groups of pictures")
-        for number, group in enumerate(groups):
-            if group.end > begin and (end is None or group.begin < end):
-                yield self._piece(streams[number * 2 : number * 2 + 2], group, number, height, width)
+        wanted = [number for number, group in enumerate(groups) if group.end > begin and (end is None or group.begin < end)]
+        network: nn.Module | None = None
+        for number in range(wanted[0] // self.chain * self.chain, wanted[-1] + 1):
+            piece, integers = self._read_weights(self._started(network, number), streams[2 * number], groups[number], height, width)
+            network = piece.network
+            if number in wanted:
+                pictures, grids = self._read_grids(piece, streams[2 * number + 1])
+                yield pictures, _named(number, integers, grids)
+
+    def _started(self, network: nn.Module | None, number: int) -> nn.Module:
+        """What a group's network starts from."""
+        return self.network if network is None or number % self.chain == 0 else network
 
     @torch.no_grad()
-    def _piece(self, streams: Sequence[bytes], group: Group, number: int, height: int, width: int) -> tuple[Tensor, dict[str, Tensor]]:
-        count = group.end - group.begin
-        piece = Piece(copy.deepcopy(self.network), count, height, width)
-        tensors, integers = piece.weights.decode(streams[0])
-        latents, grid_integers = piece.grids.decode(streams[1])
-        together = max(1, AT_ONCE // (height * width))
+    def _read_weights(self, network: nn.Module, stream: bytes, group: Group, height: int, width: int) -> tuple[Piece, np.ndarray]:
+        piece = Piece(copy.deepcopy(network), group.end - group.begin, height, width)
+        differences, integers = piece.weights.decode(stream)
+        values = piece.whole(differences)
+        for name, parameter in piece.tensors().items():
+            parameter.copy_(values[name])
+        return piece, integers
+
+    @torch.no_grad()
+    def _read_grids(self, piece: Piece, stream: bytes) -> tuple[Tensor, list[np.ndarray]]:
+        latents, integers = piece.grids.decode(stream)
+        together = max(1, AT_ONCE // (piece.height * piece.width))
         firsts = [0] * len(latents)
-        drawn = [piece.draw(tensors, latents, firsts, frames) for frames in torch.arange(count).split(together)]
-        return torch.cat(drawn), _named(number, integers, grid_integers)
+        drawn = [piece.draw(piece.tensors(), latents, firsts, frames) for frames in torch.arange(piece.frames).split(together)]
+        return torch.cat(drawn), integers
 
 
 def _counted(report: Report, number: int, groups: int, done: int, of: int, state: str) -> None:

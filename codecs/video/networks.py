@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +40,30 @@ class Start(NamedTuple):
     values: Tensor  # what this stands for once rounded
 
 
+def fixed_values(count: int, key: int) -> Tensor:
+    """Numbers of zero mean and unit variance that look random and are the same for ever: SplitMix64 (Steele et al. 2014,
+    https://doi.org/10.1145/2660193.2660195) of a counter, by integer arithmetic, as a uniform distribution.
+    """
+    with np.errstate(over="ignore"):
+        state = (np.arange(count, dtype=np.uint64) + np.uint64(key << 32) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    unit = (state >> np.uint64(41)).astype(np.float64) * 2.0**-22 - 1  # 23 bits: exact as float32
+    return torch.from_numpy(unit.astype(np.float32)) * 3**0.5
+
+
+@torch.no_grad()
+def set_fixed(module: nn.Module) -> None:
+    """Initial weights that need no file to be known to a decoder: those of layers by :func:`fixed_values`, biases zero."""
+    for key, parameter in enumerate(module.parameters()):
+        if parameter.ndim > 1:
+            fan_in = math.prod(parameter.shape[1:])
+            parameter.copy_((fixed_values(parameter.numel(), key) / fan_in**0.5).reshape(parameter.shape))
+        else:
+            parameter.zero_()
+
+
 class Pointwise(nn.Module):
     """A 1×1 convolution as a matrix product, which small ones are three times faster as on a CPU."""
 
@@ -64,10 +89,14 @@ class Block(nn.Module):
         self.spatial = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.expand = Pointwise(channels, channels * expansion)
         self.project = Pointwise(channels * expansion, channels, bias=False)
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Mostly the position itself is what the block sees first, and it changes nothing."""
         zero(self.project)
-        with torch.no_grad():  # mostly the position itself: what a block sees first is what it got
-            self.spatial.weight.mul_(0.3)
-            self.spatial.weight[:, 0, 1, 1] += 1
+        self.spatial.weight.mul_(0.3)
+        self.spatial.weight[:, 0, 1, 1] += 1
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.project(F.leaky_relu(self.expand(self.spatial(x)), 0.1))
@@ -181,6 +210,10 @@ class GridDecoder(nn.Module):
 
     @torch.no_grad()
     def _start_linear(self) -> None:
+        set_fixed(self)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.start()
         last = len(self.strides) - 1
         for grid, enter in zip(self.grids, self.enter):
             final = self.stage_of(grid) == last

@@ -22,6 +22,7 @@ CLIPS = (".y4m", ".yuv", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".264"
 INPUTS = {"image": PICTURES, "audio": SOUNDS, "video": CLIPS}
 OUTPUTS = {"image": ".png", "audio": ".wav", "video": ".y4m"}  # of decoded files, unless another is asked for
 SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9", b"#!AMR")
+SPELLED = {"start": "from", "end": "to"}  # options that are not called as they are written
 FOR_ONE = {  # options that make sense for one modality only
     "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "roi", "max_pixels"),
     "audio": ("kbps", "start", "end", "conceal"),
@@ -68,7 +69,7 @@ def check_options(options: argparse.Namespace, modality: str) -> None:
     for other, names in FOR_ONE.items():
         for name in names:
             if name not in FOR_ONE[modality] and getattr(options, name, None):
-                raise CodecError(f"--{name.replace('_', '-')} is for {kinds[other]}, not for {kinds[modality]}")
+                raise CodecError(f"--{SPELLED.get(name, name).replace('_', '-')} is for {kinds[other]}, not for {kinds[modality]}")
 
 
 def encoder(options: argparse.Namespace, modality: str) -> Convert:

@@ -26,7 +26,7 @@ def opened(source: str | Path | IO[bytes], formats: Sequence[str]) -> Iterator[I
     """A media file. FFmpeg gets an open file, never a name, which it could take for an address.
 
     Args:
-        source: a path or a seekable binary file object.
+        source: a path or a binary file object, seekable or a pipe.
         formats: those allowed, as FFmpeg names them.
 
     Raises:
@@ -38,7 +38,7 @@ def opened(source: str | Path | IO[bytes], formats: Sequence[str]) -> Iterator[I
     options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "none"}  # there is no protocol of that name
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(Path(source).open("rb")) if isinstance(source, (str, Path)) else source
-        yield stack.enter_context(av.open(_Seekable(data), "r", container_options=options))
+        yield stack.enter_context(av.open(_Seekable(data) if data.seekable() else data, "r", container_options=options))
 
 
 class _Seekable:

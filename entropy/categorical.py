@@ -43,19 +43,20 @@ class CategoricalPrior(nn.Module):
     Args:
         codebook_sizes: codes in each codebook.
         previous: classes of the token before, besides that of no token.
-        above: classes of the token above. The first codebook, which has none, has ``previous · above`` classes of the token before.
+        above: classes of the token above.
+        first: classes of the token before in the first codebook, which has none above and depends the most on its past.
     """
 
     classes_before: Tensor  # int32 (codebooks, largest size): the class of a token for the one after it
     classes_above: Tensor  # int32, the same: for the one below it
 
-    def __init__(self, codebook_sizes: Sequence[int], previous: int = 8, above: int = 8):
+    def __init__(self, codebook_sizes: Sequence[int], previous: int = 8, above: int = 8, first: int = 256):
         super().__init__()
-        if not codebook_sizes or not 1 <= previous <= 256 or not 1 <= above <= 256:
-            raise ValueError("a prior has at least one codebook, and 1 … 256 classes of each kind")
+        if not codebook_sizes or not all(1 <= classes <= 1024 for classes in (previous, above, first)):
+            raise ValueError("a prior has at least one codebook, and 1 … 1024 classes of each kind")
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.above = [1] + [above] * (len(self.codebook_sizes) - 1)
-        self.before = [previous * above] + [previous] * (len(self.codebook_sizes) - 1)
+        self.before = [first] + [previous] * (len(self.codebook_sizes) - 1)
         counts = np.array(self.above) * (np.array(self.before) + 1)
         self.first = np.cumsum(counts) - counts  # table of each codebook
         self.tables = _Tables(int(counts.sum()))
@@ -83,7 +84,7 @@ class CategoricalPrior(nn.Module):
             return pack(tokens.reshape(-1, tokens.shape[2]), self._sizes(len(tokens), tokens.shape[1]))
         indexes = self.indexes(tokens)
         parts = [(tokens[:, rows, columns], indexes[:, rows, columns]) for rows, columns in _diagonals(*tokens.shape[1:])]
-        return rans.encode_rows(parts, self.tables).rstrip(b"\0")  # what is missing from the last word can only be zeros
+        return rans.encode_rows(parts, self.tables)
 
     def decode(self, data: bytes, items: int, codebooks: int, frames: int) -> np.ndarray:
         """Undo :meth:`encode`: int32 (items, codebooks, frames).
@@ -93,9 +94,7 @@ class CategoricalPrior(nn.Module):
         """
         if not self.trained:
             return unpack(data, self._sizes(items, codebooks), frames).reshape(items, codebooks, frames)
-        if data.endswith(b"\0"):
-            raise CorruptStream("a coded stream never ends in a zero byte")
-        decoder = rans.RowDecoder(data + bytes(-len(data) % 4), self.tables)
+        decoder = rans.RowDecoder(data, self.tables)
         tokens = np.zeros((items, codebooks, frames), dtype=np.int32)
         before, above = self._maps
         sizes, widths = np.array(self.codebook_sizes), np.array(self.above)

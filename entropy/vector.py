@@ -33,7 +33,7 @@ MOST_VECTORS = 2**14  # with which it starts in any case
 VECTORS_PER_PROJECTION = 2**10  # that principal components alone start from
 MAX_CODES = 2**16  # in a codebook
 MAX_CODEBOOKS = 256
-KMEANS_STEPS = 20
+KMEANS_STEPS = 10
 DEAD = 0.1  # a code is restarted that is used less often than this part of the average
 
 

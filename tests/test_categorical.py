@@ -90,7 +90,7 @@ def test_tables_and_maps_are_stored_and_the_bytes_stay_the_same(prior):
 
 
 def test_bytes_are_these():
-    made = CategoricalPrior((4, 4), 2, 2)
+    made = CategoricalPrior((4, 4), 2, 2, 4)
     sequence = np.array([[0, 1, 2, 3] * 40, [0, 0, 2, 2] * 40], dtype=np.int32)
     made.fit([sequence])
     data = made.encode(sequence[None, :, :12])

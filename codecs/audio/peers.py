@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, Output, fingerprint, first_line
+from neuralcodec.entropy.categorical import pack, unpack
 from neuralcodec.entropy.rans import CorruptStream
 
 
@@ -48,7 +49,6 @@ class ResidualCodes(Codec):
         self.sampling_rate = int(model.config.sampling_rate)
         self.hop = int(model.config.hop_length)
         self.size = int(model.config.codebook_size)
-        self.bits = (self.size - 1).bit_length()
 
     def nearest_level(self, level: float) -> float:
         """A whole one: there is nothing between two numbers of codebooks."""
@@ -69,6 +69,14 @@ class ResidualCodes(Codec):
         if level != self.nearest_level(level):
             raise CorruptStream("the file's level is none that its codec has")
         return self.codebooks[int(level)]
+
+    def packed(self, codes: Tensor) -> bytes:
+        """(frames, codebooks) integers to a stream."""
+        return pack(codes.T.cpu().numpy(), [self.size] * codes.shape[1])
+
+    def unpacked(self, stream: bytes, frames: int, level: float) -> Tensor:
+        """Undo :meth:`packed`: (frames, codebooks) int64."""
+        return torch.from_numpy(unpack(stream, [self.size] * self.codebooks_at(level), frames).T.astype(np.int64))
 
     def checked(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.channels:
@@ -107,7 +115,7 @@ class Encodec(ResidualCodes):
                 raise CodecError(f"{self.name or 'the model'} turned {count} samples into {tuple(found.shape)} codes")
             codes.append(found)
         joined = torch.cat(codes, 1).T.contiguous()  # (frames, codebooks)
-        streams, symbols = [pack(joined, self.bits)], {"codes": joined.int()[None]}
+        streams, symbols = [self.packed(joined)], {"codes": joined.int()[None]}
         if self.model.config.normalize:
             packed = torch.stack(scales).float()
             streams.insert(0, packed.cpu().numpy().astype("<f4").tobytes())
@@ -120,7 +128,7 @@ class Encodec(ResidualCodes):
         device = next(self.parameters()).device
         chunks = self._chunks(size[0])
         frames = [self._frames(count) for _, count in chunks]
-        codes = unpack(streams[-1], sum(frames), self.codebooks_at(level), self.bits, self.size).to(device)
+        codes = self.unpacked(streams[-1], sum(frames), level).to(device)
         symbols = {"codes": codes.int()[None]}
         scales = None
         if self.model.config.normalize:
@@ -168,12 +176,12 @@ class Dac(ResidualCodes):
         codes = self.model.encode(padded, n_quantizers=self.codebooks_at(level)).audio_codes[0].T.contiguous()
         if len(codes) != padded.shape[-1] // self.hop:
             raise CodecError(f"{self.name or 'the model'} turned {padded.shape[-1]} samples into {len(codes)} frames")
-        return Compressed([pack(codes, self.bits)], {"codes": codes.int()[None]})
+        return Compressed([self.packed(codes)], {"codes": codes.int()[None]})
 
     @torch.inference_mode()
     def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
         """One stream to (1, 1, n)."""
-        codes = unpack(streams[0], -(-size[0] // self.hop), self.codebooks_at(level), self.bits, self.size)
+        codes = self.unpacked(streams[0], -(-size[0] // self.hop), level)
         codes = codes.to(next(self.parameters()).device)
         x = self.model.decode(audio_codes=codes.T[None]).audio_values[:, None]
         return Decompressed(_fitted(x, size[0]), {"codes": codes.int()[None]})
@@ -195,35 +203,6 @@ def dac(folder: str) -> Codec:
         CodecError: there is none, or it is not readable, or ``transformers`` is not installed.
     """
     return _from_folder(Dac, "DacModel", folder)
-
-
-def pack(codes: Tensor, bits: int) -> bytes:
-    """(frames, codebooks) integers to bytes.
-
-    >>> pack(torch.tensor([[1, 2], [3, 0]]), 2).hex()
-    '6c'
-    """
-    values = codes.reshape(-1, 1).cpu().numpy().astype(np.uint32)
-    return np.packbits((values >> np.arange(bits - 1, -1, -1, dtype=np.uint32)) & 1).tobytes()
-
-
-def unpack(data: bytes, frames: int, codebooks: int, bits: int, size: int) -> Tensor:
-    """Undo :func:`pack`: (frames, codebooks) int64. Allocates in proportion to the data.
-
-    Args:
-        size: codes in a codebook.
-
-    Raises:
-        CorruptStream: not what :func:`pack` makes of so many codes.
-    """
-    count = frames * codebooks
-    if len(data) != -(-count * bits // 8):
-        raise CorruptStream("a stream's length is not that of its signal")
-    every = np.unpackbits(np.frombuffer(data, np.uint8))
-    values = every[: count * bits].reshape(count, bits).astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1))
-    if every[count * bits :].any() or (values >= size).any():
-        raise CorruptStream("a stream holds what no encoder writes")
-    return torch.from_numpy(values).reshape(frames, codebooks)
 
 
 def _fitted(x: Tensor, count: int) -> Tensor:

@@ -40,7 +40,8 @@ class TokenCodec(SegmentCodec):
         dropout: how often training leaves an item the number of stages that its level asks for; all are used otherwise (SoundStream).
         lmbda: λ of every level: with a rate that is fixed, what distortion weighs beside the quantizer's own losses. With 100, a mel
             distance of weight 1 weighs about what it does in DAC.
-        classes: of the tokens before and above, for :class:`~neuralcodec.entropy.categorical.CategoricalPrior`.
+        classes: of the tokens before and above, and before in the first codebook; see
+            :class:`~neuralcodec.entropy.categorical.CategoricalPrior`.
     """
 
     streams = ("tokens",)
@@ -54,7 +55,7 @@ class TokenCodec(SegmentCodec):
         segment: int = 50,
         dropout: float = 0.5,
         lmbda: float = 100.0,
-        classes: Sequence[int] = (8, 8),
+        classes: Sequence[int] = (8, 8, 256),
     ):
         if not isinstance(quantizer, VectorQuantizer):
             raise TypeError("the quantizer is one of neuralcodec.entropy.vector")

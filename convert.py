@@ -222,6 +222,8 @@ def _sound_decoder(options: argparse.Namespace, suffix: str) -> Convert:
                     writer.write(block.samples)
             for lost in decoding.lost:
                 _say(f"{name}: damaged from {lost[0]:.2f} to {lost[1]:.2f} seconds")
+            if decoding.cut_off:
+                _say(f"{name}: the end is missing")
         except (container.ContainerError, ValueError) as error:
             raise CodecError(str(error)) from None
         finally:

@@ -16,7 +16,7 @@ from neuralcodec.datasets.audio import BLOCK, MAX_RATIO, SHARP, SOUNDFILE_EXTENS
 
 OUTPUTS = {".wav": "WAV", ".flac": "FLAC"}  # suffix to libsndfile's name
 ENDLESS = 2**32 - 1  # bytes that a WAV file claims whose length nobody knows yet
-STEP = 2**15  # samples that are resampled at a time, about
+STEP, SHORTEST_STEP = 2**16, 2**10  # samples of all channels that come out of resampling at a time, about; and at least as many go in
 
 
 class Incoming(NamedTuple):
@@ -114,10 +114,11 @@ class Resampler:
         self._resample = Resample(source, target, resampling_method="sinc_interp_kaiser", **SHARP)
         reach = math.ceil(SHARP["lowpass_filter_width"] * self._in / (min(self._in, self._out) * SHARP["rolloff"]))
         self._around = (math.ceil(reach / self._in) + 1) * self._in  # samples on either side that the filter sees
-        self._step = math.ceil(STEP / self._in) * self._in
-        self._waiting = torch.zeros(channels, 0)
-        self._before = 0  # samples at the start of those waiting that are done
-        self._count = 0
+        step = max(STEP // (channels * math.ceil(self._out / self._in)), SHORTEST_STEP)
+        self._step = math.ceil(step / self._in) * self._in
+        self._waiting = [torch.zeros(channels, 0)]
+        self._held = 0  # samples that wait
+        self._before = 0  # those at the start of them that are done
 
     def push(self, samples: np.ndarray):
         """(channels, n) float32 to a tensor (channels, m); m may be 0."""
@@ -126,21 +127,29 @@ class Resampler:
         x = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
         if self._same:
             return x
-        self._count += x.shape[1]
-        self._waiting = torch.cat((self._waiting, x), 1)
+        self._waiting.append(x)
+        self._held += x.shape[1]
+        needed = self._step + self._around
+        if self._held < self._before + needed:
+            return x[:, :0]
+        waiting = torch.cat(self._waiting, 1)
         pieces = []
-        while self._waiting.shape[1] >= self._before + self._step + self._around:
-            pieces.append(self._take(self._waiting[:, : self._before + self._step + self._around], self._step))
+        while waiting.shape[1] >= self._before + needed:
+            pieces.append(self._take(waiting[:, : self._before + needed], self._step))
             drop = max(self._before + self._step - self._around, 0)
-            self._before = self._before + self._step - drop
-            self._waiting = self._waiting[:, drop:].clone()
-        return torch.cat(pieces, 1) if pieces else x[:, :0]
+            self._before += self._step - drop
+            waiting = waiting[:, drop:]
+        self._waiting, self._held = [waiting.clone()], waiting.shape[1]
+        return torch.cat(pieces, 1)
 
     def finish(self):
         """What is left, so that there are ``ceil(n · target / source)`` samples in all."""
-        if self._same or self._waiting.shape[1] <= self._before:
-            return self._waiting[:, :0]
-        return self._take(self._waiting, self._waiting.shape[1] - self._before)
+        import torch
+
+        waiting = torch.cat(self._waiting, 1)
+        if self._same or self._held <= self._before:
+            return waiting[:, :0]
+        return self._take(waiting, self._held - self._before)
 
     def _take(self, x, count: int):
         """The resampled form of ``count`` samples of ``x`` behind those that are done."""
@@ -158,7 +167,7 @@ class SoundWriter:
         pipe: the target can only be written to, as WAV. Its header says how long the sound is, or that it may be as long as there is.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or channels or a rate that such files do not have.
     """
 
     def __init__(self, target: IO[bytes], rate: int, channels: int, suffix: str = ".wav", samples: int | None = None, pipe: bool = False):
@@ -168,7 +177,11 @@ class SoundWriter:
             raise ValueError(f"sounds are written as {' or '.join(OUTPUTS)}, not {suffix}")
         self._pipe = target if pipe else None
         if not pipe:
-            self._file = soundfile.SoundFile(target, "w", rate, channels, "PCM_16", format=OUTPUTS[suffix.lower()])
+            kind = OUTPUTS[suffix.lower()]
+            try:
+                self._file = soundfile.SoundFile(target, "w", rate, channels, "PCM_16", format=kind)
+            except soundfile.LibsndfileError:
+                raise ValueError(f"{kind} files cannot hold {channels} channels at {rate} Hz") from None
             return
         size = ENDLESS - 36 if samples is None else min(ENDLESS - 36, samples * channels * 2)
         fields = (b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, channels, rate, rate * channels * 2, channels * 2, 16, b"data", size)

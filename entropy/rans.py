@@ -130,8 +130,9 @@ class Decoder:
 def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerTables) -> bytes:
     """Code small parts, as :func:`encode_parts` takes them, for :class:`RowDecoder`.
 
-    All symbols of a part go into one call, each with its own row of probabilities, where :func:`encode_parts` takes one call a table: faster
-    by far where a part holds few symbols of many tables, slower where it holds thousands of a few.
+    All symbols of a part go into one call, each with its own row of probabilities, where :func:`encode_parts` takes one call a table:
+    faster by far where a part holds few symbols of many tables, slower where it holds thousands of a few. Most such streams are short, so
+    bytes of the last word that are zero are left out.
     """
     flat = [(np.asarray(symbols, np.int64).reshape(-1), np.asarray(indexes).reshape(-1)) for symbols, indexes in parts]
     rows, lows, escapes = tables.rows
@@ -144,7 +145,7 @@ def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerT
     coded = np.where(outside, escapes[indexes], entries).astype(np.int32)
     if not outside.any():
         coder.encode_reverse(coded, FAMILY, rows[indexes])
-        return coder.get_compressed().astype("<u4").tobytes()
+        return _short(coder)
     end = len(coded)
     for _, part in reversed(flat):
         here = slice(end - len(part), end)
@@ -153,11 +154,20 @@ def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerT
             _encode_excess(coder, np.where(excess < 0, -2 * excess - 1, 2 * (excess - escapes[indexes[here]][outside[here]])))
         coder.encode_reverse(coded[here], FAMILY, rows[indexes[here]])
         end -= len(part)
-    return coder.get_compressed().astype("<u4").tobytes()
+    return _short(coder)
+
+
+def _short(coder: AnsCoder) -> bytes:
+    return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
 class RowDecoder(Decoder):
     """Undoes :func:`encode_rows` part by part."""
+
+    def __init__(self, data: bytes, tables: IntegerTables):
+        if data.endswith(b"\0"):
+            raise CorruptStream("such a coded stream never ends in a zero byte")
+        super().__init__(data + bytes(-len(data) % 4), tables)
 
     def take(self, indexes: np.ndarray) -> np.ndarray:
         rows, lows, escapes = self.tables.rows

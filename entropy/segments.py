@@ -20,8 +20,11 @@ from neuralcodec.entropy.container import MAGIC, MODALITIES, SEGMENTED, Containe
 CHECK_BYTES = 2
 MAX_PAYLOAD = 2**22  # bytes: minutes of any codec; a length beyond this is damage
 LOST_AT_MOST = 256  # segments that a reader which lost its place looks beyond
-SHORT, SMALLEST = 1024, 4  # bytes: a payload that damage may hide whatever came before, and a whole segment of silence
+LOST_AT_THE_END = 2  # the same before the last segment
+SHORT = 1024  # bytes of a payload that damage may hide, whatever came before
 WINDOW = 2**16  # bytes read at a time
+TABLE = [crc_hqx(bytes((byte,)), 0) for byte in range(256)]  # of the CRC-16
+INDEX = {crc & 0xFF: byte for byte, crc in enumerate(TABLE)}  # the low bytes are all different
 
 HEADER: tuple[Field, ...] = (
     Field("magic", f"bytes:{len(MAGIC)}", "`8e 4e 43 0a`", 3),
@@ -97,16 +100,18 @@ class Reader:
     """
 
     def __init__(self, file: BinaryIO, forgive: bool = False):
-        self._file = file
+        self._read = getattr(file, "read1", file.read)  # from a pipe: what there is, rather than waiting for more
         self.forgive = forgive
         self._window = bytearray()
         self._ended = False
         self._crc = 0
         self._length = 0  # bytes of the segment that was found last
         self._longest = 0  # payload so far
+        self._damaged = False  # so far
         self.bytes = 0  # consumed
         self.number = 0  # of the latest segment, from 1
-        self.samples: int | None = None  # of each channel of the original; known at the end
+        self.samples: int | None = None  # of each channel of the original; known at the end, unless that is lost
+        self.doubtful = False  # no segment is damaged, but the file is: either the end is, or whole segments before it are missing
         self.header = self._header()
 
     def __iter__(self) -> Iterator[bytes | None]:
@@ -128,6 +133,7 @@ class Reader:
             else:
                 if not self.forgive:
                     raise ContainerError("the file is damaged or truncated (checksum mismatch)")
+                self._damaged = True
                 lost = self._resynchronise()
                 for _ in range(lost):
                     self.number += 1
@@ -195,29 +201,46 @@ class Reader:
             raise ContainerError("the file is damaged (checksum mismatch)")
         self._consume(len(self._window))
         self.samples = samples
+        self.doubtful = not intact and not self._damaged
 
     def _resynchronise(self) -> int:
         """Forget damaged bytes up to the next segment that stands where it should, and say how many segments were lost.
 
-        A segment counts if what follows it does too: 16 bits of checksum alone would be met by chance. At the end none is said to be lost:
-        the length that stands there tells how many are missing.
+        A segment counts if what follows it does too: 16 bits of checksum alone would be met by chance, the more so as they may mean any of
+        many numbers. The end has no number, so what it follows has to have one of the next few. At the end none is said to be lost: the
+        length that stands there tells how many are missing.
         """
         self._longest = max(self._longest, SHORT)
         for offset in self._suspects():
             if not self._fill(offset + 1):
                 break
-            for number in range(self.number + 1, self.number + 3 + min(LOST_AT_MOST, offset // SMALLEST)):
-                found = self._at(offset, number)
-                if isinstance(found, bytes) and self._at(offset + self._length, number + 1) is None:
+            missing = self._missing_at(offset)
+            found = self._at(offset, self.number + 1 + missing)
+            if isinstance(found, bytes):
+                behind = self._at(offset + self._length, self.number + 2 + missing)
+                if behind is None or (isinstance(behind, int) and missing > LOST_AT_THE_END):
                     continue
-                if found is not None:
-                    self._consume(offset)
-                    return 0 if isinstance(found, int) else number - self.number - 1
+            if found is not None:
+                self._consume(offset)
+                return 0 if isinstance(found, int) else missing
         self._consume(len(self._window))
         return 0
 
+    def _missing_at(self, offset: int) -> int:
+        """How many segments there would be before what stands there, for its checksum to be right; 0 if none could make it so."""
+        self._fill(offset + 16)
+        with contextlib.suppress(ContainerError):
+            value, start = read_varint(bytes(self._window[offset : offset + 16]), 0)
+            length = start + value - 1 + CHECK_BYTES
+            if 0 < value <= self._longest * 4 + 1 and self._fill(offset + length):
+                data = bytes(self._window[offset : offset + length])
+                missing = (_start(data[:-CHECK_BYTES], data[-CHECK_BYTES:]) - self.number - 1) & 0xFFFF
+                return missing if missing <= LOST_AT_MOST else 0
+        return 0
+
     def _suspects(self) -> Iterator[int]:
-        """Where the next segment may stand: first of all where the damaged one says that it ends."""
+        """Where the next segment may stand: right here, if one is missing, or where the damaged one says that it ends."""
+        yield 0
         with contextlib.suppress(ContainerError):
             value, start = read_varint(bytes(self._window[:16]), 0)
             claimed = start + value - 1 + CHECK_BYTES
@@ -228,7 +251,7 @@ class Reader:
     def _fill(self, count: int) -> bool:
         """Whether so many bytes wait, after reading."""
         while len(self._window) < count and not self._ended:
-            data = self._file.read(max(WINDOW, count - len(self._window)))
+            data = self._read(max(WINDOW, count - len(self._window)))
             self._ended = not data
             self._window += data
         return len(self._window) >= count
@@ -266,6 +289,15 @@ def document() -> str:
 
 def _check(data: bytes, start: int) -> bytes:
     return crc_hqx(data, start & 0xFFFF).to_bytes(CHECK_BYTES, "little")
+
+
+def _start(data: bytes, check: bytes) -> int:
+    """What :func:`_check` started from, to arrive at this: each byte undone, last byte first."""
+    crc = int.from_bytes(check, "little")
+    for byte in reversed(data):
+        index = INDEX[crc & 0xFF]
+        crc = (crc ^ TABLE[index]) >> 8 | (index ^ byte) << 8
+    return crc
 
 
 def write(header: Header, payloads: Sequence[bytes], samples: int) -> bytes:

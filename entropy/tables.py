@@ -18,7 +18,7 @@ PRECISION = 16  # bits: frequencies of one table sum to 2^16
 MAX_EXCESS_BITS = 33  # of an escaped int32's distance from its table, sign folded in
 MAX_LOW = 2**20  # magnitude of a table's first symbol; int32 symbols' distances from it may wrap around, but never onto an entry
 MAX_ENTRIES = 4097  # of one table, the escape included; keeps the smallest frequency at a sensible distance from the total
-CACHES = ("arrays", "coders", "most_saved", "_costs")  # of IntegerTables, made on first use
+CACHES = ("arrays", "coders", "rows", "most_saved", "_costs")  # of IntegerTables, made on first use
 
 
 class Table(NamedTuple):
@@ -119,7 +119,7 @@ class IntegerTables(nn.Module):
 
     @cached_property
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The tables side by side for coding few symbols of many: weights of the coder (tables, longest), first symbols, and escapes, int32.
+        """The tables side by side, for few symbols of many: weights of the coder (tables, longest), first symbols, and escapes, int32.
 
         Entries beyond a table's end take one unit of the coder's precision each, from the likeliest entry.
         """

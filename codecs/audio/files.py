@@ -113,7 +113,13 @@ class SoundEncoder:
         return self._writer.bytes
 
     def push(self, samples: np.ndarray) -> list[Segment]:
-        """(channels, n); returns the segments that this completes, which are in the file by then."""
+        """(channels, n); returns the segments that this completes, which are in the file by then.
+
+        Raises:
+            CodecError: samples that are not finite.
+        """
+        if not np.isfinite(samples).all():
+            raise CodecError("a sound with samples that are not finite cannot be coded")
         self.samples += samples.shape[1]
         return self._write(self._encoder.push(self._resampler.push(samples)))
 
@@ -176,12 +182,16 @@ class SoundDecoder:
         self.codec = codec.to(device)
         self.rate, self.channels = header.sampling_rate, header.channels
         self.lost: list[tuple[float, float]] = []  # stretches, in seconds
+        self.cut_off = False  # the end is lost, and how long the sound was
         self.symbols: list[Tensor] | None = None  # a list put here gets those of every segment
         self._start, self._end = start, end
         self._forgive, self._conceal = forgive, conceal
         self._length = codec.segment * codec.hop  # samples of a segment, at the codec's rate
-        items = codec.items(self.channels)
-        if items * codec.latent * codec.segment > MAX_SAMPLES:
+        try:
+            self._resampler = Resampler(self.channels, codec.sampling_rate, self.rate)
+        except ValueError:
+            raise CodecError("the file's header makes no sense") from None
+        if codec.items(self.channels) * codec.latent * codec.segment > MAX_SAMPLES:
             raise CodecError("the file's header makes no sense")
 
     @property
@@ -214,7 +224,9 @@ class SoundDecoder:
 
     def _pieces(self, decoder: Decoder, first: int) -> Iterator[Piece]:
         """From segment ``first`` to the end of the sound, or a little beyond the end that was asked for."""
-        enough = None if self._end is None else math.ceil(self._end * self.codec.sampling_rate / self._length) + 2
+        enough = None
+        if self._end is not None and self.codec.causal:
+            enough = math.ceil(self._end * self.codec.sampling_rate / self._length) + 2
         waiting: list[bytes | None] = []
         for payload in self._reader:
             if self._reader.number <= first:
@@ -227,13 +239,14 @@ class SoundDecoder:
                 return
             waiting.append(payload)
         samples = self._codec_samples()
-        if samples is None:  # the end is lost too
-            yield from decoder.push(waiting)
-            return
-        missing = math.ceil(self.codec.frames(samples) / self.codec.segment) - self._reader.number
-        if missing and (not self._forgive or missing < 0 or missing > segments.LOST_AT_MOST):
+        missing = 0 if samples is None else math.ceil(self.codec.frames(samples) / self.codec.segment) - self._reader.number
+        if missing and not self._forgive:
             raise CorruptStream("the sound's length and its segments do not add up")
-        waiting += [None] * missing
+        if missing and (self._reader.doubtful or not 0 < missing <= segments.LOST_AT_MOST):
+            self._reader.samples = samples = None  # damaged too
+        elif missing:
+            waiting += [None] * missing
+        self.cut_off = samples is None
         if waiting:
             yield from decoder.push(waiting[:-1])
             yield from decoder.finish(waiting[-1], samples)
@@ -244,7 +257,7 @@ class SoundDecoder:
 
     def _resampled(self, pieces: Iterator[Piece], first: int) -> Iterator[Block]:
         """At the original's rate, and no longer than it."""
-        resampler = Resampler(self.channels, self.codec.sampling_rate, self.rate)
+        resampler = self._resampler
         position = first * self._length * self.rate // self.codec.sampling_rate
         at = first * self._length
         for piece in pieces:

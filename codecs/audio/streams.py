@@ -6,6 +6,7 @@ that the symbols, and with them the file, are the same for every way to cut a so
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -126,22 +127,23 @@ class Decoder(_Stream):
         self.samples = self._frames * codec.hop
         self._early = codec.delay  # samples still to come out before the sound begins
         self._last = torch.zeros(self.items, codec.latent, 1, device=codec.device)  # frame of ŷ
+        self._missing = 0  # samples of the stretch that is lost, so far
         self._kept: list[Piece] = []  # by a codec that looks ahead: ŷ in the place of signals
 
     def push(self, payloads: Sequence[bytes | None]) -> Iterator[Piece]:
         """Whole segments, none of them the last of the sound; None where one is lost."""
         yield from self._pieces(payloads, self.codec.segment)
 
-    def finish(self, payload: bytes | None, samples: int) -> Iterator[Piece]:
+    def finish(self, payload: bytes | None, samples: int | None) -> Iterator[Piece]:
         """The last segment.
 
         Args:
-            samples: of the whole sound, at the codec's rate.
+            samples: of the whole sound, at the codec's rate; None if that is lost. Then what comes out is longer by less than a frame.
 
         Raises:
             CorruptStream: so many samples do not end in this segment.
         """
-        frames = self.codec.frames(samples) - self._frames
+        frames = self._frames_in(payload) if samples is None else self.codec.frames(samples) - self._frames
         if not 1 <= frames <= self.codec.segment:
             raise CorruptStream("the sound's length and its segments do not add up")
         pieces = list(self._pieces([payload], frames))
@@ -149,8 +151,23 @@ class Decoder(_Stream):
             pieces = list(self._all_at_once())
         first = self.samples - sum(piece.signal.shape[1] for piece in pieces)
         for piece in pieces:
-            yield piece._replace(signal=piece.signal[:, : max(samples - first, 0)])
+            length = piece.signal.shape[1] if samples is None else max(samples - first, 0)
+            yield piece._replace(signal=piece.signal[:, :length])
             first += piece.signal.shape[1]
+
+    def _frames_in(self, payload: bytes | None) -> int:
+        """Of a last segment: the fewest whose symbols are coded as it is. Decoders of more find a stream that is empty, not an error."""
+        try:
+            symbols = None if payload is None else self.codec.decode_symbols([payload], self.items, self.codec.segment, self.level)[0]
+        except CorruptStream:
+            symbols = None
+        if symbols is None:
+            return self.codec.segment
+
+        def enough(frames: int) -> bool:
+            return self.codec.encode_symbols(symbols[..., :frames], self.level) == payload
+
+        return 1 + bisect_left(range(1, self.codec.segment), True, key=enough)
 
     @torch.inference_mode()
     def _pieces(self, payloads: Sequence[bytes | None], frames: int) -> Iterator[Piece]:
@@ -165,7 +182,7 @@ class Decoder(_Stream):
                 self._kept.append(Piece(y_hat, symbols))
                 continue
             signal = self.codec.synthesise(y_hat, self._levels).flatten(0, 1)
-            yield Piece(self._begun(self._faded(signal) if symbols is None else signal), symbols)
+            yield Piece(self._begun(self._heard(signal, symbols)), symbols)
 
     def _decoded(self, payloads: Sequence[bytes | None], frames: int) -> list[Tensor | None]:
         """Symbols of each segment, or None."""
@@ -189,13 +206,18 @@ class Decoder(_Stream):
         for kept in self._kept:
             length = kept.signal.shape[-1] * self.codec.hop
             signal = whole[:, position : position + length]
-            yield Piece(self._begun(self._faded(signal) if kept.symbols is None else signal), kept.symbols)
+            yield Piece(self._begun(self._heard(signal, kept.symbols)), kept.symbols)
             position += length
 
-    def _faded(self, signal: Tensor) -> Tensor:
+    def _heard(self, signal: Tensor, symbols: Tensor | None) -> Tensor:
+        """What there is of a signal, or in its place where its symbols are lost."""
+        if symbols is not None:
+            self._missing = 0
+            return signal
+        before, self._missing = self._missing, self._missing + signal.shape[1]
         if not self.conceal:
             return torch.zeros_like(signal)
-        return signal * FADE ** (torch.arange(signal.shape[1], device=signal.device) / self.codec.hop)
+        return signal * FADE ** (torch.arange(before, self._missing, device=signal.device) / self.codec.hop)
 
     def _begun(self, signal: Tensor) -> Tensor:
         """Without what comes out before the sound begins."""

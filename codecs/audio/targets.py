@@ -15,6 +15,7 @@ from neuralcodec.datasets.audio import Sound
 
 LONGEST = 60.0  # seconds of an excerpt; a shorter sound is taken whole
 PIECE = 2.0  # seconds: what an excerpt is made of
+NOTEWORTHY = math.log(1.01)  # of the logarithm of a rate: the next byte or level of a short sound may be further away than that
 TYPICAL_SPAN = math.log(8)  # by which the rate grows, as a logarithm, from the lowest level to the highest
 
 
@@ -36,10 +37,11 @@ def level_of_rate(codec: Codec, sound: Sound, kbps: float) -> Found[bytes]:
 
 
 def miss(found: Found[bytes], kbps: float) -> str | None:
-    """One line for people where the codec's range ends before the rate."""
-    if found.bound is None:
+    """One line for people where the rate is not met."""
+    if found.bound is None and abs(found.value - math.log(kbps)) <= NOTEWORTHY:
         return None
-    return f"{math.exp(found.value):.2f} kbit/s is the {found.bound} that this codec gives here, not {kbps:g}"
+    which = found.bound or "closest"
+    return f"{math.exp(found.value):.2f} kbit/s is the {which} that this codec gives here, not {kbps:g}"
 
 
 def excerpt(blocks: Iterable[np.ndarray], rate: int) -> Sound:

@@ -6,15 +6,14 @@ Run: ``python benchmarks/large.py [MEGAPIXELS …]``; by default 12 and 100. Eac
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from skimage import data as photographs
+from timing import measured
 
 
 def mosaic(megapixels: float) -> np.ndarray:
@@ -22,21 +21,6 @@ def mosaic(megapixels: float) -> np.ndarray:
     pair = np.concatenate((photographs.astronaut()[:400], photographs.coffee()), 1)
     side = round((megapixels * 1e6) ** 0.5)
     return np.tile(pair, (-(-side // pair.shape[0]), -(-side // pair.shape[1]), 1))[:side, :side]
-
-
-def measured(*command: str) -> tuple[float, float]:
-    """Seconds and peak gigabytes of a process.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    start = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
-"""Interleaved timing: contenders take turns, so that whatever else the machine does slows all of them alike."""
+"""Interleaved timing: contenders take turns, so that whatever else the machine does slows all of them alike. And what processes take."""
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -20,6 +22,21 @@ def interleaved(contenders: Mapping[Name, Callable[[], object]], repetitions: in
             if repetition >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measured(*command: str) -> tuple[float, float]:
+    """Seconds and peak gigabytes of a process.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 1e6
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""Small codecs that many tests share, a picture that resembles a photograph, and a guard for the flat checkout."""
+"""Small codecs that many tests share, signals that resemble real ones, and a guard for the flat checkout."""
 
 from __future__ import annotations
 
@@ -76,6 +76,33 @@ SPECS = {
 }
 
 
+def _scalar(latent: int, transforms: str = "transforms.Spectral", sizes: dict | None = None, **arguments) -> dict:
+    sizes = {"latent": latent, **(sizes or {"width": 24, "hidden": 48, "blocks": [1, 1]})}
+    analysis, synthesis = (
+        {"class_path": f"neuralcodec.codecs.audio.{transforms}{name}", "init_args": sizes} for name in ("Analysis", "Synthesis")
+    )
+    prior = {"channels": latent, "slices": [latent // 4, latent - latent // 4], "width": 24}
+    return {
+        "class_path": "neuralcodec.codecs.audio.scalar.ScalarCodec",
+        "init_args": {
+            "analysis": analysis,
+            "synthesis": synthesis,
+            "prior": {"class_path": "neuralcodec.entropy.causal.CausalPrior", "init_args": prior},
+            "latent": latent,
+            "sampling_rate": 16000,
+            "segment": 20,
+            **arguments,
+        },
+    }
+
+
+SOUND_SPECS = {
+    "speech": _scalar(16),
+    "speech-pairs": _scalar(8, sizes={"width": 16, "hidden": 16, "blocks": [1, 1], "channels": 2}),
+    "speech-ahead": _scalar(8, "waveform.Waveform", {"width": 4, "strides": [4, 8, 10], "dilations": [1], "causal": False}),
+}
+
+
 def perturbed(spec: dict, seed: int = 0) -> Codec:
     """A codec far enough from its initial weights that no part of it is trivially zero, in the precision that weights files store."""
     torch.manual_seed(seed)
@@ -85,6 +112,11 @@ def perturbed(spec: dict, seed: int = 0) -> Codec:
             # Interpolation between levels, means and offsets all have to do something; GDN's own parameters must stay positive.
             if name.startswith(("h_s.", "h_a.", "context.")) or name.endswith((".rows", "head.weight", "log_scale")):
                 parameter.add_(torch.randn_like(parameter) * (3.0 if "h_s.offset" in name else 0.15))
+            if name.startswith("prior.head.") or (codec.modality == "audio" and name.endswith("contract.weight")):
+                parameter.add_(torch.randn_like(parameter) * 0.15)
+        if "Waveform" in str(spec):  # the same
+            x = torch.from_numpy(synthetic_sound(9600))[None]
+            codec.gain.rows.sub_(codec.analyse(x, torch.tensor([(codec.levels - 1) / 2])).std().log() - 0.5)
         if "GDN" in str(spec):  # whose latents are random and small: bring them to a few quantization steps at a middle level
             middle = torch.tensor([(codec.levels - 1) / 2])
             codec.gain.rows.sub_(codec.analyse(synthetic_picture(64, 64), middle).std().log() - 1)
@@ -104,7 +136,7 @@ def weights(tmp_path_factory) -> Callable[[str], Path]:
     def file(kind: str) -> Path:
         path = folder / f"{kind}.safetensors"
         if not path.exists():
-            save_weights(perturbed(SPECS[kind]), path)
+            save_weights(perturbed({**SPECS, **SOUND_SPECS}[kind]), path)
         return path
 
     return file
@@ -144,6 +176,24 @@ def synthetic_picture(height: int, width: int, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., Tensor]:
     return synthetic_picture
+
+
+def synthetic_sound(samples: int, channels: int = 1, rate: int = 16000, seed: int = 0) -> np.ndarray:
+    """Harmonics that come and go over a little noise, another voice in each channel: (channels, samples) float32."""
+    random = np.random.default_rng(seed)
+    t = np.arange(samples) / rate
+    voices = []
+    for channel in range(channels):
+        pitch = 120 + 40 * (channel + seed) + 20 * np.sin(2 * np.pi * 3 * t)
+        phase = 2 * np.pi * np.cumsum(pitch) / rate
+        harmonics = sum(np.sin(k * phase) / k for k in range(1, 12))
+        voices.append(0.2 * np.clip(np.sin(2 * np.pi * 2.5 * t + channel), 0, 1) * harmonics)
+    return (np.stack(voices) + random.normal(0, 0.005, (channels, samples))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def voice() -> Callable[..., np.ndarray]:
+    return synthetic_sound
 
 
 def synthetic_clip(frames: int = 6, height: int = 64, width: int = 96, bits: int = 8, seed: int = 0) -> Clip:

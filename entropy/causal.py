@@ -186,8 +186,7 @@ class CausalPrior(nn.Module):
             for index, size in enumerate(self.slices):
                 tables, whole = stepper.slice(index, context, frame.reshape(-1, self.channels)[:, :first])
                 tables, whole = (part.reshape(len(streams), items, size) for part in (tables, whole))
-                for number, decoder in enumerate(decoders):
-                    frame[number, :, first : first + size] = decoder.take(tables[number]) + whole[number]
+                frame[..., first : first + size] = rans.RowDecoder.take_side_by_side(decoders, tables) + whole
                 first += size
             stepper.push(frame.reshape(-1, self.channels))
         for decoder in decoders:

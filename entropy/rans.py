@@ -170,19 +170,26 @@ class RowDecoder(Decoder):
         super().__init__(data + bytes(-len(data) % 4), tables)
 
     def take(self, indexes: np.ndarray) -> np.ndarray:
-        rows, lows, escapes = self.tables.rows
-        flat = np.asarray(indexes).reshape(-1)
-        symbols = self._coder.decode(FAMILY, rows[flat])
-        outside = np.flatnonzero(symbols == escapes[flat])
-        symbols += lows[flat]
-        if len(outside):
-            excess = _decode_excess(self._coder, len(outside))
-            low = lows[flat[outside]].astype(np.int64)
-            values = low + np.where(excess % 2, -(excess + 1) // 2, excess // 2 + escapes[flat[outside]])
+        return self.take_side_by_side([self], np.asarray(indexes)[None])[0]
+
+    @staticmethod
+    def take_side_by_side(decoders: Sequence[RowDecoder], indexes: np.ndarray) -> np.ndarray:
+        """The next part of several streams of the same tables: int32 in the shape of the indexes, (streams, …)."""
+        rows, lows, escapes = decoders[0].tables.rows
+        flat = indexes.reshape(len(decoders), -1)
+        weights, lows, escapes = rows[flat], lows[flat], escapes[flat]
+        symbols = np.stack([decoder._coder.decode(FAMILY, each) for decoder, each in zip(decoders, weights)])
+        outside = symbols == escapes
+        symbols += lows
+        for stream in np.flatnonzero(outside.any(1)):
+            here = outside[stream]
+            excess = _decode_excess(decoders[stream]._coder, int(here.sum()))
+            values = lows[stream, here].astype(np.int64)
+            values += np.where(excess % 2, -(excess + 1) // 2, excess // 2 + escapes[stream, here])
             if values.min() < -(2**31) or values.max() >= 2**31:
                 raise CorruptStream("a coded symbol does not fit in 32 bits")
-            symbols[outside] = values
-        return symbols.reshape(np.shape(indexes))
+            symbols[stream, here] = values
+        return symbols.reshape(indexes.shape)
 
 
 def _push(coder: AnsCoder, symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> None:

@@ -16,6 +16,7 @@ import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -138,7 +139,7 @@ def speed(options: argparse.Namespace) -> None:
         factors = (options.seconds / encode, options.seconds / decode, options.seconds / (encode + decode), reference / (encode + decode))
         rows.append((name, f"{parameters / 1e6:.1f}", *(f"{factor:.1f}" for factor in factors)))
     print(
-        f"{options.seconds:g} s of speech, one thread, {options.repetitions} interleaved repetitions, medians; × real time, random weights"
+        f"{options.seconds:g} s of speech, one thread, processor time, {options.repetitions} interleaved repetitions, medians; × real time"
     )
     print(table(rows))
 

@@ -132,7 +132,7 @@ def speed(options: argparse.Namespace) -> None:
         tasks[name, "decode"] = partial(codec.decompress, coded.streams, size, level)
         sizes[name] = sum(parameter.numel() for parameter in codec.parameters())
     with torch.inference_mode():
-        taken = interleaved(tasks, options.repetitions)
+        taken = interleaved(tasks, options.repetitions, clock=time.process_time)
     reference = taken[theirs, "encode"] + taken[theirs, "decode"] if theirs in sizes else math.nan
     for name, parameters in sizes.items():
         encode, decode = taken[name, "encode"], taken[name, "decode"]

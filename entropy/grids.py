@@ -40,7 +40,7 @@ CLASSES = 16
 THRESHOLDS = tuple(math.ceil((2 ** ((each - 0.5) / 2) - 1) * UNIT / 16) for each in range(1, CLASSES))
 MIXES = ((8, 5, 3), (9, 7, 0), (16, 0, 0), (0, 16, 0), (8, 0, 8), (4, 10, 2), (3, 3, 10), (12, 2, 2))  # that an encoder tries
 KEEP_UNIT = 16  # a row predicts the next by so many parts of itself at most
-SIDE_INDEX = round(index_of(2.0))  # table of side information, as what it differs by from how it starts
+SPREAD_INDEX = round(index_of(12.0))  # table of the scale index of side information
 
 
 class GridShape(NamedTuple):
@@ -98,7 +98,8 @@ class GridCoder(nn.Module):
 
     def forward(self, windows: Sequence[Window], rounding: Rounding = EXACT) -> list[Rows]:
         """Latents as they come out of coding, or nearly so, and the bits of each row. Parents' windows have the same rows."""
-        results, magnitudes = [], []
+        results: list[Rows] = []
+        magnitudes: list[Tensor] = []
         for number, (shape, window) in enumerate(zip(self.shapes, windows)):
             proxy = rounding(window.values)
             whole = torch.cat((torch.zeros_like(proxy[:1]), proxy))
@@ -121,8 +122,9 @@ class GridCoder(nn.Module):
 
     def side_bits(self) -> Tensor:
         """Of everything but the latents, scalar."""
-        side = self._side()
-        return laplace_bits(side, torch.full_like(side, SIDE_INDEX)).sum()
+        side, spread = self._side(), self._spread()
+        ahead = laplace_bits(torch.tensor(float(spread)), torch.tensor(float(SPREAD_INDEX)))
+        return laplace_bits(side, torch.full_like(side, spread)).sum() + ahead.to(side.device)
 
     @torch.no_grad()
     def integers(self, latents: Sequence[Tensor]) -> list[np.ndarray]:
@@ -154,7 +156,7 @@ class GridCoder(nn.Module):
         usual = self.usual_classes.long()
         candidates = torch.arange(SCALES, device=symbols.device)
         differences = (candidates - usual[:, None]).float()
-        side = laplace_bits(differences, torch.full_like(differences, SIDE_INDEX))  # (classes, candidates)
+        side = laplace_bits(differences, torch.full_like(differences, self._spread()))  # (classes, candidates)
         chosen, total = [], 0.0
         for part, places in zip(_parities(symbols), classes):
             inside = places[..., : part.shape[2], : part.shape[3]]
@@ -174,8 +176,8 @@ class GridCoder(nn.Module):
         """A stream of latents (rows, channels, height, width) in steps, and the integers in it."""
         every = self._symbols(latents)
         self._settle()
-        side = self._side()
-        parts = [(_integers(side), np.full(len(side), SIDE_INDEX))]
+        side, spread = self._side(), self._spread()
+        parts = [(np.array([spread]), np.array([SPREAD_INDEX])), (_integers(side), np.full(len(side), spread))]
         magnitudes = [symbols.abs().clamp(max=MAGNITUDE_LIMIT) for symbols in every]
         for number, shape in enumerate(self.shapes):
             before = torch.cat((torch.zeros_like(magnitudes[number][:1]), magnitudes[number][:-1]))
@@ -196,9 +198,12 @@ class GridCoder(nn.Module):
             CorruptStream: not such a stream.
         """
         decoder = rans.Decoder(data, laplace_tables())
-        side = decoder.take(np.full(len(self._side()), SIDE_INDEX))
+        spread = min(max(int(decoder.take(np.array([SPREAD_INDEX]))[0]), 0), SCALES - 1)
+        side = decoder.take(np.full(len(self._side()), spread))
         self._take_side(torch.from_numpy(side).to(self.mixes.device, torch.float32).clamp(-(2**20), 2**20))
-        values, magnitudes, integers = [], [], []
+        values: list[Tensor] = []
+        magnitudes: list[Tensor] = []
+        integers: list[np.ndarray] = []
         for number, shape in enumerate(self.shapes):
             size = (shape.channels, shape.height, shape.width)
             symbols = torch.zeros(shape.rows, *size, device=self.mixes.device)
@@ -291,6 +296,13 @@ class GridCoder(nn.Module):
         """All side information as what it differs by from how it starts, in order."""
         learned = (*self.steps, *self.keeps, *self.offsets, self.mixes.reshape(-1), self.classes.reshape(-1))
         return torch.cat([round_straight_through(part) for part in learned])
+
+    @torch.no_grad()
+    def _spread(self) -> int:
+        """The scale index under which side information costs least."""
+        side = torch.round(self._side()).clamp(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT).long() + MAGNITUDE_LIMIT
+        counts = torch.bincount(side, minlength=2 * MAGNITUDE_LIMIT + 1).float()
+        return int((_prices().to(counts.device) @ counts).argmin())
 
     def _take_side(self, side: Tensor) -> None:
         for part in (*self.steps, *self.keeps, *self.offsets, self.mixes, self.classes):

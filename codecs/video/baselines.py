@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.video.networks import MIDDLE, PLANES, Grid, Pointwise, Start, fixed_values, set_fixed, started
+from neuralcodec.codecs.video.networks import MIDDLE, PLANES, Grid, Pointwise, Start, VideoNetwork, fixed_values, set_fixed, started
 from neuralcodec.entropy.grids import GridShape
 
 FREQUENCY = 1.25  # by which the positional encoding of time grows
@@ -77,7 +77,7 @@ class Modulated(nn.Module):
 BLOCKS: dict[str, type[nn.Module]] = {"plain": Plain, "separable": Separable, "modulated": Modulated}
 
 
-class ConvolutionalNeRV(nn.Module):
+class ConvolutionalNeRV(VideoNetwork):
     """Time or an embedding to a picture, stage by stage.
 
     Args:
@@ -89,8 +89,6 @@ class ConvolutionalNeRV(nn.Module):
         base: rows and columns of the features that time turns into.
         time: frequencies of the positional encoding of time.
     """
-
-    vector = 0
 
     def __init__(
         self,
@@ -123,7 +121,6 @@ class ConvolutionalNeRV(nn.Module):
         return [(begin, end) for _ in self.grids]
 
     def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-        """As in :class:`~neuralcodec.codecs.video.networks.GridDecoder`."""
         moments = (frames.to(torch.float32) + 0.5) / len(vectors)
         angles = moments[:, None] * math.pi * FREQUENCY ** torch.arange(self.time)
         time = torch.cat((torch.sin(angles), torch.cos(angles)), 1)
@@ -145,19 +142,18 @@ class ConvolutionalNeRV(nn.Module):
         return [started(fixed_values(math.prod(shape[:4]), 1).reshape(shape[:4]) * 0.5, EMBEDDING_STEP, 0.0) for shape in shapes]
 
 
-class Siren(nn.Module):
+class Siren(VideoNetwork):
     """Coordinates (time, row, column) of each 2×2 square to its packed samples.
 
     Args:
         width, depth: of the hidden layers.
     """
 
-    vector = 0
-
     def __init__(self, width: int = 64, depth: int = 3):
         super().__init__()
         self.grids: list[Grid] = []
-        self.layers = nn.ModuleList([nn.Linear(3, width), *(nn.Linear(width, width) for _ in range(depth - 1))])
+        layers = [nn.Linear(3, width), *(nn.Linear(width, width) for _ in range(depth - 1))]
+        self.layers: Sequence[nn.Linear] = nn.ModuleList(layers)  # type: ignore[assignment]
         self.head = nn.Linear(width, PLANES)
         set_fixed(self)
         with torch.no_grad():
@@ -171,7 +167,6 @@ class Siren(nn.Module):
         return []
 
     def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-        """As in :class:`~neuralcodec.codecs.video.networks.GridDecoder`."""
         size = (-(-height // 2), -(-width // 2))
         axes = [(2 * frames + 1) / len(vectors) - 1, *((2 * torch.arange(each) + 1) / each - 1 for each in size)]
         positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)

@@ -15,14 +15,14 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from neuralcodec.codecs.video.networks import GridDecoder
-from neuralcodec.entropy.grids import GridCoder, Window
+from neuralcodec.codecs.video.networks import VideoNetwork
+from neuralcodec.entropy.grids import KEEP_UNIT, GridCoder, Window
 from neuralcodec.entropy.weights import EXACT, Rounding, WeightCoder
 
 PLANE_WEIGHTS = (3 / 16,) * 4 + (1 / 8,) * 2  # of the squared errors: Y counts six times as much as U and V
@@ -92,7 +92,7 @@ class Piece(nn.Module):
         frames, height, width: of the group, in pixels of luma.
     """
 
-    def __init__(self, network: GridDecoder, frames: int, height: int, width: int):
+    def __init__(self, network: VideoNetwork, frames: int, height: int, width: int):
         super().__init__()
         self.network = network
         self.frames, self.height, self.width = frames, height, width
@@ -104,7 +104,7 @@ class Piece(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """What is coded as weights, by name."""
-        network = dict(self.network.named_parameters())
+        network: dict[str, Tensor] = dict(self.network.named_parameters())
         return {**network, "vectors": self.vectors} if self.vectors.numel() else network
 
     def differences(self) -> dict[str, Tensor]:
@@ -138,6 +138,7 @@ def start(piece: Piece, pictures: Tensor, lmbda: float) -> list[Tensor]:
     latents = []
     for number, begun in enumerate(piece.network.initial(pictures, piece.height, piece.width, step)):
         nn.init.constant_(piece.grids.steps[number], begun.exponent)
+        nn.init.constant_(piece.grids.keeps[number], KEEP_UNIT if begun.keep else 0)
         latents.append(begun.latent)
     return latents
 
@@ -145,7 +146,7 @@ def start(piece: Piece, pictures: Tensor, lmbda: float) -> list[Tensor]:
 def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, report: Report = nothing, seed: int = 0) -> Fitted:
     """A piece fitted to pictures (frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1."""
     latents = [Rows(latent) for latent in start(piece, pictures, lmbda)]
-    tensors = list(piece.tensors().values())
+    tensors: list[Any] = list(piece.tensors().values())
     side = [*piece.weights.parameters(), *(each for each in piece.grids.parameters() if each.requires_grad)]
     optimiser = torch.optim.Adam([{"params": tensors}, {"params": side}], betas=BETAS)
     pixels = piece.height * piece.width
@@ -153,7 +154,8 @@ def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, repo
     generator = torch.Generator().manual_seed(seed)
     planes = torch.tensor(PLANE_WEIGHTS).reshape(-1, 1, 1)
     visits = _visits(piece, batch)
-    began, done, queue = time.monotonic(), 0, []
+    began, done = time.monotonic(), 0
+    queue: list[tuple[int, int]] = []
     error = rate = 0.0
     while (progress := _progress(plan, done, began)) < 1:
         rounding, rounding_weights = _roundings(plan, progress)
@@ -191,7 +193,9 @@ def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, repo
 
 
 def _progress(plan: Plan, done: int, began: float) -> float:
-    return done / plan.steps if plan.seconds is None else (time.monotonic() - began) / plan.seconds
+    if plan.seconds is None:
+        return done / plan.steps if plan.steps else 1.0
+    return (time.monotonic() - began) / plan.seconds
 
 
 def _schedule(progress: float) -> float:

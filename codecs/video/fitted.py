@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuralcodec.codecs.base import Codec, Compressed, Decompressed
 from neuralcodec.codecs.video.fit import DEFAULT, Piece, Plan, Report, fit, nothing
+from neuralcodec.codecs.video.networks import VideoNetwork
 from neuralcodec.entropy.rans import CorruptStream
 
 STREAMS = ("weights", "grids")  # of each group of pictures
@@ -50,10 +51,10 @@ class FittedVideo(Codec):
     streams = STREAMS
     decoder_parameters = ("network",)
 
-    def __init__(self, network: nn.Module, group: int = 32, chain: int = 8, levels: int = 64, lmbda: Sequence[float] = (0.0002, 0.05)):
+    def __init__(self, network: VideoNetwork, group: int = 32, chain: int = 8, levels: int = 64, lmbda: Sequence[float] = (0.0002, 0.05)):
         super().__init__(levels, lmbda)
-        if group < 1 or chain < 1:
-            raise ValueError("a group has at least one frame, a chain one group")
+        if group < 1 or chain < 1 or not isinstance(network, VideoNetwork):
+            raise ValueError("a group has at least one frame, a chain one group, and the network is one that draws clips")
         self.network = network
         self.group = group
         self.chain = chain
@@ -77,7 +78,7 @@ class FittedVideo(Codec):
         lmbda = float(self.lmbda(torch.tensor(level)))
         streams: list[bytes] = []
         symbols: dict[str, Tensor] = {}
-        network: nn.Module | None = None
+        network: VideoNetwork | None = None
         for number, group in enumerate(groups):
             network = self._started(network, number)
             piece = Piece(copy.deepcopy(network).requires_grad_(True), group.end - group.begin, height, width)
@@ -97,7 +98,8 @@ class FittedVideo(Codec):
         Args:
             size: frames, height and width of luma.
         """
-        pictures, symbols = [], {}
+        pictures: list[Tensor] = []
+        symbols: dict[str, Tensor] = {}
         for piece, named in self.pieces(streams, size):
             pictures.append(piece)
             symbols |= named
@@ -112,7 +114,7 @@ class FittedVideo(Codec):
         if len(streams) != len(groups) * len(STREAMS):
             raise CorruptStream(f"{len(streams)} streams are not {len(STREAMS)} of each of {len(groups)} groups of pictures")
         wanted = [number for number, group in enumerate(groups) if group.end > begin and (end is None or group.begin < end)]
-        network: nn.Module | None = None
+        network: VideoNetwork | None = None
         for number in range(wanted[0] // self.chain * self.chain, wanted[-1] + 1):
             piece, integers = self._read_weights(self._started(network, number), streams[2 * number], groups[number], height, width)
             network = piece.network
@@ -120,12 +122,12 @@ class FittedVideo(Codec):
                 pictures, grids = self._read_grids(piece, streams[2 * number + 1])
                 yield pictures, _named(number, integers, grids)
 
-    def _started(self, network: nn.Module | None, number: int) -> nn.Module:
+    def _started(self, network: VideoNetwork | None, number: int) -> VideoNetwork:
         """What a group's network starts from."""
         return self.network if network is None or number % self.chain == 0 else network
 
     @torch.no_grad()
-    def _read_weights(self, network: nn.Module, stream: bytes, group: Group, height: int, width: int) -> tuple[Piece, np.ndarray]:
+    def _read_weights(self, network: VideoNetwork, stream: bytes, group: Group, height: int, width: int) -> tuple[Piece, np.ndarray]:
         piece = Piece(copy.deepcopy(network), group.end - group.begin, height, width)
         differences, integers = piece.weights.decode(stream)
         values = piece.whole(differences)

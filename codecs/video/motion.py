@@ -5,8 +5,9 @@
                                                        blend (+ change) ─► frame between
 
 Pictures and changes are drawn from latent grids by one small network (:class:`~neuralcodec.codecs.video.networks.GridDecoder`); motion and
-blending weights are latent grids themselves, in pixels and logits, interpolated bilinearly. Everything is fitted together, after a start by
-block matching.
+blending weights are latent grids themselves, in pixels and logits, interpolated bilinearly. Motion between key pictures is that from
+one to the other, of which each frame has its part: where it is steady, it stays the same from frame to frame.
+Everything is fitted together, after a start by block matching.
 
 The structure is that of Leguay et al. 2024 (Cool-chic video), https://arxiv.org/abs/2402.03179. Differs in one network for all pictures of
 a group, in key pictures at fixed distances, and in everything that :mod:`neuralcodec.entropy.grids` does otherwise.
@@ -20,13 +21,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuralcodec.codecs.video.networks import (
     MIDDLE,
     Grid,
     GridDecoder,
     Start,
+    VideoNetwork,
     drawn_planes,
     enlarged,
     pooled_planes,
@@ -35,13 +37,14 @@ from neuralcodec.codecs.video.networks import (
 )
 from neuralcodec.entropy.grids import GridShape
 
+MOVING, FARTHER = 2e-3, 2e-4  # what motion at all, and the root of each pixel of it, has to save of the mean difference in 0…1
 FLOW_STEP = 0.5  # pixels of luma: of motion, to start with
-LOGIT_STEP = 0.5
+COARSER = (0.7, 0.85, 1.6)  # initial steps of the first picture, key pictures and frames: what others are made of is worth more
 CERTAIN = 6.0  # logit of a blend that is all of one picture
 KEY, BETWEEN = 2, 5  # channels of the motion of a key picture (down, right) and of a frame (twice that, and the logit of the first)
 
 
-class MotionDecoder(nn.Module):
+class MotionDecoder(VideoNetwork):
     """
     Args:
         widths, depths, expansion: of the network that draws, as in :class:`~neuralcodec.codecs.video.networks.GridDecoder`.
@@ -50,8 +53,6 @@ class MotionDecoder(nn.Module):
         finest: strides of the finest latents of changes of key pictures, and of frames.
         block: stride of motion.
     """
-
-    vector = 0
 
     def __init__(
         self,
@@ -92,13 +93,11 @@ class MotionDecoder(nn.Module):
         return made
 
     def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
-        """First row and end of the rows of each grid that frames ``begin … end - 1`` of so many are drawn from."""
         last = next((number for number, node in enumerate(self.nodes(frames)) if node >= end - 1), 0)
         rows = ((0, 1), (0, max(1, last)), (begin, end))
         return [row for kind, row in enumerate(rows) for _ in range(self.kinds[kind] + (kind > 0))]
 
     def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-        """As in :class:`~neuralcodec.codecs.video.networks.GridDecoder`."""
         intra, keys, between = self._by_kind(rows)
         nodes = self.nodes(len(vectors))
         size = (-(-height // 2), -(-width // 2))
@@ -115,9 +114,11 @@ class MotionDecoder(nn.Module):
 
     def _between(self, drawn: Tensor, nodes: list[int], frames: Tensor, after: Tensor, motion: Tensor, changes: Tensor) -> Tensor:
         before = (after - 1).clamp_min(0)
-        ahead = moved(drawn[before], motion[:, :2])
-        behind = moved(drawn[after], motion[:, 2:4])
-        return blended(ahead, behind, motion[:, 4:], prior(nodes, frames, before, after)) + changes
+        part = passed(nodes, frames, before, after)
+        ahead = moved(drawn[before], motion[:, :2] * part)
+        behind = moved(drawn[after], motion[:, 2:4] * (1 - part))
+        usual = torch.logit(1 - part, eps=1e-6).clamp(-CERTAIN, CERTAIN)
+        return blended(ahead, behind, motion[:, 4:], usual) + changes
 
     def _draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
         """Changes (n, 6, …) from a pyramid that may lack its finest grids."""
@@ -129,12 +130,12 @@ class MotionDecoder(nn.Module):
 
     @torch.no_grad()
     def initial(self, pictures: Tensor, height: int, width: int, step: float) -> list[Start]:
-        """Motion by block matching, and pyramids of what it leaves; ``step`` as in the network that draws."""
+        """Motion by block matching, and pyramids of what it leaves."""
         nodes = self.nodes(len(pictures))
         shapes = self.shapes(len(pictures), height, width)
         size = pictures.shape[2:]
         count = self.kinds[0]
-        made, drawn = _pyramid(pictures[:1] - MIDDLE, self.grids[:count], shapes[:count], step)
+        made, drawn = _pyramid(pictures[:1] - MIDDLE, self.grids[:count], shapes[:count], step * COARSER[0])
         keys = [drawn + MIDDLE]
 
         moves, changes = [], []
@@ -143,7 +144,7 @@ class MotionDecoder(nn.Module):
             motion = match(pictures[there, None], pictures[here, None], self.block)
             moves.append(motion)
             guess = moved(keys[-1], enlarged(motion, self.block // 2, *size))
-            starts, change = _pyramid(pictures[there, None] - guess, key_grids[1:], key_shapes[1:], step)
+            starts, change = _pyramid(pictures[there, None] - guess, key_grids[1:], key_shapes[1:], step * COARSER[1])
             changes.append(starts)
             keys.append(guess + change)
         if not moves:
@@ -156,23 +157,19 @@ class MotionDecoder(nn.Module):
         after = torch.bucketize(frames, torch.tensor(nodes)).clamp(max=len(keys) - 1)
         before = (after - 1).clamp_min(0)
         originals = pictures[torch.tensor(nodes)]
-        motion = torch.cat(
-            [
-                torch.cat(
-                    (
-                        match(pictures[at, None], originals[before[at], None], self.block),
-                        match(pictures[at, None], originals[after[at], None], self.block),
-                    ),
-                    1,
-                )
-                for at in range(len(pictures))
-            ]
-        )
-        motion = torch.cat((motion, torch.zeros_like(motion[:, :1])), 1)
+        part = passed(nodes, frames, before, after)
+        motion = torch.zeros(len(pictures), BETWEEN, *shapes[-1 - self.kinds[2]][2:4])
+        for at in range(len(pictures)):
+            for channels, node, share in ((slice(0, 2), before[at], part[at]), (slice(2, 4), after[at], 1 - part[at])):
+                same = motion[max(at - 1, 0), None, channels]
+                motion[at, None, channels] = same
+                if share > 0:
+                    found = match(pictures[at, None], originals[node, None], self.block, guess=same * share)
+                    motion[at, None, channels] = torch.where(found == same * share, same, found / share)
         guess = self._between(torch.cat(keys), nodes, frames, after, enlarged(motion, self.block // 2, *size), torch.zeros_like(pictures))
         grids, rest_shapes = self.grids[count + self.kinds[1] + 1 :], shapes[count + self.kinds[1] + 1 :]
-        made.append(started(motion, FLOW_STEP, 0.0))
-        return made + _pyramid(pictures - guess, grids[1:], rest_shapes[1:], step)[0]
+        made.append(started(motion, FLOW_STEP, 0.0, keep=True))
+        return made + _pyramid(pictures - guess, grids[1:], rest_shapes[1:], step * COARSER[2])[0]
 
 
 def _pyramid(rest: Tensor, grids: Sequence[Grid], shapes: Sequence[GridShape], step: float) -> tuple[list[Start], Tensor]:
@@ -203,12 +200,11 @@ def _sampled(x: Tensor, motion: Tensor) -> Tensor:
     return F.grid_sample(x, torch.stack((columns, rows), -1), mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def prior(nodes: Sequence[int], frames: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Logit of the key picture before a frame, from how near the two are: (frames, 1, 1, 1)."""
+def passed(nodes: Sequence[int], frames: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """How much of the way from the key picture before to the one after lies behind a frame: (frames, 1, 1, 1)."""
     times = torch.tensor(nodes)
     distance = (times[after] - times[before]).clamp_min(1)
-    share = ((frames - times[before]) / distance).clamp(0, 1)
-    return torch.logit(1 - share, eps=1e-6).clamp(-CERTAIN, CERTAIN).reshape(-1, 1, 1, 1)
+    return ((frames - times[before]) / distance).clamp(0, 1).reshape(-1, 1, 1, 1)
 
 
 def blended(ahead: Tensor, behind: Tensor, logit: Tensor, usual: Tensor) -> Tensor:
@@ -216,13 +212,15 @@ def blended(ahead: Tensor, behind: Tensor, logit: Tensor, usual: Tensor) -> Tens
     return behind + share * (ahead - behind)
 
 
-def match(picture: Tensor, reference: Tensor, block: int, reach: int = 24) -> Tensor:
+def match(picture: Tensor, reference: Tensor, block: int, reach: int = 24, guess: Tensor | None = None) -> Tensor:
     """Where in the reference each block came from, in pixels, (1, 2, rows, columns): packed pictures (1, 6, h, w), searched coarse to fine.
 
     Args:
         block: side in pixels of luma.
         reach: pixels up, down, left and right.
+        guess: motion that costs nothing, as (1, 2, rows, columns).
     """
+    free = torch.zeros(1, 2, -(-2 * picture.shape[2] // block), -(-2 * picture.shape[3] // block)) if guess is None else guess
     here, there = (F.pixel_shuffle(each[:, :4], 2) for each in (picture, reference))
     height, width = here.shape[2:]
     rows, columns = -(-height // block), -(-width // block)
@@ -232,7 +230,7 @@ def match(picture: Tensor, reference: Tensor, block: int, reach: int = 24) -> Te
     best = torch.full((1, 1, rows, columns), math.inf)
     motion = torch.zeros(1, 2, rows, columns)
 
-    def consider(error: Tensor, candidate: Tensor, cost: Tensor | float) -> None:
+    def consider(error: Tensor, candidate: Tensor, cost: Tensor) -> None:
         nonlocal best, motion
         factor = max(1, block * error.shape[3] // width)
         pooled = F.avg_pool2d(
@@ -245,14 +243,22 @@ def match(picture: Tensor, reference: Tensor, block: int, reach: int = 24) -> Te
     for down, right in itertools.product(range(-far, far + 1), repeat=2):
         window = padded[..., far + down : far + down + small_here.shape[2], far + right : far + right + small_here.shape[3]]
         candidate = torch.tensor([down, right], dtype=torch.float32).reshape(1, 2, 1, 1) * 4
-        consider((window - small_here).abs(), candidate, 2e-4 * (abs(down) + abs(right)) ** 0.5 * 4)
+        consider((window - small_here).abs(), candidate, _price(candidate, free))
     for distance in (2.0, 1.0, 0.5):
         around, best = motion, torch.full_like(best, math.inf)
         for down, right in sorted(itertools.product((-1, 0, 1), repeat=2), key=lambda each: abs(each[0]) + abs(each[1])):
             candidate = around + torch.tensor([down, right], dtype=torch.float32).reshape(1, 2, 1, 1) * distance
             whole = F.interpolate(candidate, scale_factor=block, mode="nearest")[..., :height, :width]
-            consider((_sampled(there, whole) - here).abs(), candidate, 2e-4 * candidate.abs().sum(1, keepdim=True).sqrt())
+            consider((_sampled(there, whole) - here).abs(), candidate, _price(candidate, free))
+        if guess is not None:
+            whole = F.interpolate(guess, scale_factor=block, mode="nearest")[..., :height, :width]
+            consider((_sampled(there, whole) - here).abs(), guess, torch.zeros(1))
     return motion
+
+
+def _price(motion: Tensor, free: Tensor) -> Tensor:
+    distance = (motion - free).abs().sum(1, keepdim=True)
+    return MOVING * (distance > 0) + FARTHER * distance.sqrt()
 
 
 __all__ = ["MotionDecoder"]

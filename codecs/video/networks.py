@@ -21,6 +21,7 @@ from neuralcodec.entropy.weights import STEPS_PER_OCTAVE
 PLANES = 6  # of a packed picture
 MIDDLE = 0.5  # what a network of zeros draws
 FROM_THREE = ((0, 1, 2, 3), (4,), (5,))  # packed planes of Y, Cb and Cr
+HAAR = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 2  # of the four luma samples
 DEAD_ZONE = 0.5  # of a step: by which initial latents are shrunk, as little ones are not worth their bits
 
 
@@ -38,6 +39,7 @@ class Start(NamedTuple):
     latent: Tensor  # (rows, channels, height, width), in steps
     exponent: int  # the step is 2^(exponent / 4)
     values: Tensor  # what this stands for once rounded
+    keep: bool = False  # whether rows are much like those before
 
 
 def fixed_values(count: int, key: int) -> Tensor:
@@ -102,7 +104,50 @@ class Block(nn.Module):
         return x + self.project(F.leaky_relu(self.expand(self.spatial(x)), 0.1))
 
 
-class GridDecoder(nn.Module):
+class VideoNetwork(nn.Module):
+    """What draws a clip: the part of a codec that is fitted. Its initial weights follow from its arguments alone.
+
+    Attributes:
+        grids: its latents, in coding order.
+        vector: numbers that each frame has besides; 0 for none.
+    """
+
+    grids: list[Grid]
+    vector: int = 0
+
+    def shapes(self, frames: int, height: int, width: int) -> list[GridShape]:
+        """Of the grids of a clip."""
+        raise NotImplementedError
+
+    def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
+        """First row and end of the rows of each grid that frames ``begin … end - 1`` of so many are drawn from."""
+        raise NotImplementedError
+
+    def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
+        """
+        Args:
+            rows: of each grid, those that the frames are drawn from: (rows, channels, ⌈height / stride⌉, ⌈width / stride⌉).
+            firsts: number of each grid's first row among these.
+            vectors: (frames of the clip, vector).
+            frames: which to draw, in order.
+            height, width: of luma.
+
+        Returns:
+            (frames, 6, ⌈height/2⌉, ⌈width/2⌉)
+        """
+        raise NotImplementedError
+
+    def initial(self, pictures: Tensor, height: int, width: int, step: float) -> list[Start]:
+        """Latents to start from, of every grid.
+
+        Args:
+            pictures: (frames, 6, ⌈height/2⌉, ⌈width/2⌉), to be drawn.
+            step: of a sample of luma at the rate in question; that of a latent follows from how many it stands for.
+        """
+        raise NotImplementedError
+
+
+class GridDecoder(VideoNetwork):
     """Grids enter where the features have their resolution; each stage doubles it.
 
         grids at 1/16 ──(+)──blocks──1×1──bilinear ×2──(+)──blocks── … ──at 1/2──1×1──► four luma samples, Cb, Cr
@@ -130,12 +175,15 @@ class GridDecoder(nn.Module):
         self.strides = [2 ** (len(widths) - stage) for stage in range(len(widths))]
         self.vector = vector
         self.shift = nn.Linear(vector, widths[0]) if vector else None
-        self.enter = nn.ModuleList(Pointwise(grid.channels, widths[self.stage_of(grid)], bias=False) for grid in self.grids)
-        self.stages, self.narrow = nn.ModuleList(), nn.ModuleList()
+        self.enter: Sequence[Pointwise] = nn.ModuleList(  # type: ignore[assignment]
+            Pointwise(grid.channels, widths[self.stage_of(grid)], bias=False) for grid in self.grids
+        )
+        self.stages, narrow = nn.ModuleList(), []
         for stage, (width, depth) in enumerate(zip(widths, depths)):
             self.stages.append(nn.Sequential(*(Block(width, expansion) for _ in range(depth))))
             if stage:
-                self.narrow.append(Pointwise(widths[stage - 1], width))
+                narrow.append(Pointwise(widths[stage - 1], width))
+        self.narrow: Sequence[Pointwise] = nn.ModuleList(narrow)  # type: ignore[assignment]
         self.head = Pointwise(widths[-1], PLANES)
         self._start_linear()
 
@@ -144,11 +192,9 @@ class GridDecoder(nn.Module):
         return max(0, self.strides.index(min(grid.stride, self.strides[0])))
 
     def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
-        """First row and end of the rows of each grid that frames ``begin … end - 1`` of so many are drawn from."""
         return [(begin // grid.period, min((end - 1) // grid.period + 2, (frames - 1) // grid.period + 1)) for grid in self.grids]
 
     def shapes(self, frames: int, height: int, width: int) -> list[GridShape]:
-        """Of the grids of a clip, in coding order."""
         made: list[GridShape] = []
         for number, grid in enumerate(self.grids):
             parent = number - 1 if number and self.grids[number - 1].period == grid.period else None
@@ -157,17 +203,6 @@ class GridDecoder(nn.Module):
         return made
 
     def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-        """
-        Args:
-            rows: of each grid, those that the frames are drawn from: (rows, channels, ⌈height / stride⌉, ⌈width / stride⌉).
-            firsts: number of each grid's first row among these.
-            vectors: (frames of the clip, vector).
-            frames: which to draw, in order.
-            height, width: of luma.
-
-        Returns:
-            (frames, 6, ⌈height/2⌉, ⌈width/2⌉)
-        """
         latents = [at_frames(each, grid.period, frames, first) for each, grid, first in zip(rows, self.grids, firsts)]
         return self.decode(latents, vectors[frames], height, width)
 
@@ -191,11 +226,7 @@ class GridDecoder(nn.Module):
 
     @torch.no_grad()
     def initial(self, pictures: Tensor, height: int, width: int, step: float) -> list[Start]:
-        """Latents with which the initial network draws pictures about: a pyramid in space and time.
-
-        Args:
-            step: of a sample of luma; that of a latent follows from how many it stands for.
-        """
+        """A pyramid in space and time, which the initial network adds up."""
         rest = pictures - MIDDLE
         made = []
         frames = torch.arange(len(pictures))
@@ -221,15 +252,15 @@ class GridDecoder(nn.Module):
             for plane in range(min(grid.channels, PLANES if grid.stride == 2 else 3)):
                 enter.weight[:, plane] = 0
                 enter.weight[[plane] if grid.stride == 2 or not final else FROM_THREE[plane], plane] = 1
+            if grid.stride == 2:
+                enter.weight[:4, : min(4, grid.channels)] = HAAR[:, : min(4, grid.channels)]
         for stage, narrow in enumerate(self.narrow):
             narrow.weight[: PLANES if stage == last - 1 else 3] = 0
-            narrow.bias.zero_()
             for plane in range(3):
                 narrow.weight[FROM_THREE[plane] if stage == last - 1 else [plane], plane] = 1
         if self.shift is not None:
             zero(self.shift)
         self.head.weight[:] = 0
-        self.head.bias.zero_()
         for plane in range(PLANES):
             self.head.weight[plane, plane] = 1
 
@@ -239,18 +270,18 @@ def samples(grid: Grid, frames: int) -> int:
     return (1 if grid.stride == 2 else grid.stride**2) * min(grid.period, frames)
 
 
-def started(values: Tensor, step: float, dead_zone: float = DEAD_ZONE) -> Start:
+def started(values: Tensor, step: float, dead_zone: float = DEAD_ZONE, keep: bool = False) -> Start:
     """Values as latents to start from, with about this step."""
     exponent = round(STEPS_PER_OCTAVE * math.log2(step))
     latent = values / 2 ** (exponent / STEPS_PER_OCTAVE)
     latent = torch.sign(latent) * (latent.abs() - dead_zone).clamp_min(0)
-    return Start(latent, exponent, torch.round(latent) * 2 ** (exponent / STEPS_PER_OCTAVE))
+    return Start(latent, exponent, torch.round(latent) * 2 ** (exponent / STEPS_PER_OCTAVE), keep)
 
 
 def pooled_planes(pictures: Tensor, grid: Grid, shape: GridShape) -> Tensor:
     """Packed pictures (n, 6, …) at the resolution of a grid, as many channels as it has: those beyond Y, Cb and Cr are zero."""
-    planes = pictures if grid.stride == 2 else torch.cat((pictures[:, :4].mean(1, keepdim=True), pictures[:, 4:]), 1)
-    planes = planes[:, : grid.channels]
+    luma = torch.einsum("ij,njhw->nihw", HAAR, pictures[:, :4]) if grid.stride == 2 else pictures[:, :4].mean(1, keepdim=True)
+    planes = torch.cat((luma, pictures[:, 4:]), 1)[:, : grid.channels]
     half = grid.stride // 2
     overhang = (0, shape.width * half - planes.shape[3], 0, shape.height * half - planes.shape[2])
     pooled = F.avg_pool2d(F.pad(planes, overhang, mode="replicate"), half)
@@ -262,7 +293,8 @@ def drawn_planes(latents: Tensor, grid: Grid, height: int, width: int) -> Tensor
     drawn = enlarged(latents[:, : PLANES if grid.stride == 2 else 3], grid.stride // 2, height, width)
     if grid.stride > 2:
         drawn = torch.cat((drawn[:, :1].expand(-1, 4, -1, -1), drawn[:, 1:]), 1)
-    return F.pad(drawn, (0, 0, 0, 0, 0, PLANES - drawn.shape[1]))
+    drawn = F.pad(drawn, (0, 0, 0, 0, 0, PLANES - drawn.shape[1]))
+    return drawn if grid.stride > 2 else torch.cat((torch.einsum("ij,njhw->nihw", HAAR, drawn[:, :4]), drawn[:, 4:]), 1)
 
 
 def at_frames(rows: Tensor, period: int, frames: Tensor, first: int = 0) -> Tensor:

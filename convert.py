@@ -164,7 +164,8 @@ def _sound_encoder(options: argparse.Namespace, codec) -> Convert:
                     level = _level(sound, name)
                 with SoundEncoder(codec, out, level, incoming.rate, incoming.channels) as encoding:
                     for block in blocks:
-                        encoding.push(block)
+                        if encoding.push(block):
+                            out.flush()  # for who listens at the other end of a pipe
                         seconds = encoding.samples / incoming.rate
                         if incoming.samples:
                             report(

@@ -47,8 +47,8 @@ class Plan(NamedTuple):
     steps: int = 2000
     seconds: float | None = None
     batch: int = 4
-    weights: float = 4e-3
-    latents: float = 0.05
+    weights: float = 1e-3
+    latents: float = 0.01
     side: float = 0.05
     exact: float = 0.2
     sharpness: tuple[float, float] | None = None

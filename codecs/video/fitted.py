@@ -44,6 +44,7 @@ class FittedVideo(Codec):
         group: frames of a group at most. Groups of a clip differ by one frame at most.
         chain: groups of which each but the first starts from the network of the one before, and codes what differs. To decode one, the
             weights of those before are decoded, not their latents.
+        speed: factor on the learning rates of a fit: those of a network that starts with a picture are low.
         levels, lmbda: as in :class:`~neuralcodec.codecs.base.Codec`.
     """
 
@@ -51,13 +52,22 @@ class FittedVideo(Codec):
     streams = STREAMS
     decoder_parameters = ("network",)
 
-    def __init__(self, network: VideoNetwork, group: int = 32, chain: int = 8, levels: int = 64, lmbda: Sequence[float] = (0.0002, 0.05)):
+    def __init__(
+        self,
+        network: VideoNetwork,
+        group: int = 32,
+        chain: int = 8,
+        speed: float = 1.0,
+        levels: int = 64,
+        lmbda: Sequence[float] = (0.0002, 0.05),
+    ):
         super().__init__(levels, lmbda)
         if group < 1 or chain < 1 or not isinstance(network, VideoNetwork):
             raise ValueError("a group has at least one frame, a chain one group, and the network is one that draws clips")
         self.network = network
         self.group = group
         self.chain = chain
+        self.speed = speed
 
     def groups(self, frames: int) -> list[Group]:
         count = -(-frames // self.group)
@@ -75,6 +85,7 @@ class FittedVideo(Codec):
         """
         height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])
         groups = self.groups(x.shape[1])
+        plan = plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)
         lmbda = float(self.lmbda(torch.tensor(level)))
         streams: list[bytes] = []
         symbols: dict[str, Tensor] = {}

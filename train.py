@@ -28,10 +28,11 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
 
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError, first_line
@@ -62,6 +63,16 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(Path(self.dirpath or ".") / "interrupted.ckpt")
 
 
+def moving_average(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    """Exponential, with a decay that grows to ``DECAY``: an average of few steps does not remember where training began.
+
+    Args:
+        count: steps in the average so far.
+    """
+    decay = min(DECAY, (1 + float(count)) / (10 + float(count)))
+    return average.lerp(current.to(average.dtype), 1 - decay)
+
+
 class TrainCLI(LightningCLI):
     """LightningCLI with this project's defaults: EMA, checkpoints every three minutes, CSV and TensorBoard logs, all below ``runs``."""
 
@@ -74,7 +85,7 @@ class TrainCLI(LightningCLI):
         if config.logger is None:
             config.logger = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
         callbacks = [
-            EMAWeightAveraging(decay=0.999, use_buffers=False),
+            WeightAveraging(use_buffers=False, avg_fn=moving_average),
             LastCheckpoint(root / "checkpoints"),
             TQDMProgressBar(refresh_rate=20),
         ]
@@ -84,6 +95,7 @@ class TrainCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [callback for callback in callbacks if not isinstance(callback, off)]
 
 
+DECAY = 0.999  # of the average of weights, a step
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
     "use_distributed_sampler": False,

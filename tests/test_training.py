@@ -16,7 +16,7 @@ from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError, build, load_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal
 from neuralcodec.datasets.images import to_pixels
-from neuralcodec.train import export, main, resolve_configs
+from neuralcodec.train import export, main, moving_average, resolve_configs
 from neuralcodec.training.image import ImageTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers and short epochs
@@ -224,3 +224,12 @@ def test_a_few_steps_lower_the_objective(small, picture):
         optimizer.step()
         losses.append(float(loss))
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_the_average_of_weights_forgets_where_training_began() -> None:
+    average = torch.zeros(3)
+    for count in range(1, 200):
+        average = moving_average(average, torch.ones(3), count)
+    assert (average > 0.999).all()
+    settled = moving_average(torch.zeros(1), torch.ones(1), torch.tensor(10**6))
+    assert settled.item() == pytest.approx(0.001, rel=1e-3)

@@ -40,7 +40,7 @@ CLASSES = 16
 THRESHOLDS = tuple(math.ceil((2 ** ((each - 0.5) / 2) - 1) * UNIT / 16) for each in range(1, CLASSES))
 MIXES = ((8, 5, 3), (9, 7, 0), (16, 0, 0), (0, 16, 0), (8, 0, 8), (4, 10, 2), (3, 3, 10), (12, 2, 2))  # that an encoder tries
 KEEP_UNIT = 16  # a row predicts the next by so many parts of itself at most
-SPREAD_INDEX = round(index_of(12.0))  # table of the scale index of side information
+FIRST_INDEX = round(index_of(12.0))  # table of the side information of each grid's first channel, and of the scale of the rest
 
 
 class GridShape(NamedTuple):
@@ -122,9 +122,11 @@ class GridCoder(nn.Module):
 
     def side_bits(self) -> Tensor:
         """Of everything but the latents, scalar."""
-        side, spread = self._side(), self._spread()
-        ahead = laplace_bits(torch.tensor(float(spread)), torch.tensor(float(SPREAD_INDEX)))
-        return laplace_bits(side, torch.full_like(side, spread)).sum() + ahead.to(side.device)
+        firsts, rest = self._side()
+        spread = self._spread(rest)
+        ahead = torch.cat((firsts, firsts.new_full((1,), float(spread))))
+        bits = laplace_bits(ahead, torch.full_like(ahead, FIRST_INDEX)).sum()
+        return bits + laplace_bits(rest, torch.full_like(rest, spread)).sum()
 
     @torch.no_grad()
     def integers(self, latents: Sequence[Tensor]) -> list[np.ndarray]:
@@ -156,7 +158,7 @@ class GridCoder(nn.Module):
         usual = self.usual_classes.long()
         candidates = torch.arange(SCALES, device=symbols.device)
         differences = (candidates - usual[:, None]).float()
-        side = laplace_bits(differences, torch.full_like(differences, self._spread()))  # (classes, candidates)
+        side = laplace_bits(differences, torch.full_like(differences, self._spread(self._side()[1])))  # (classes, candidates)
         chosen, total = [], 0.0
         for part, places in zip(_parities(symbols), classes):
             inside = places[..., : part.shape[2], : part.shape[3]]
@@ -176,8 +178,9 @@ class GridCoder(nn.Module):
         """A stream of latents (rows, channels, height, width) in steps, and the integers in it."""
         every = self._symbols(latents)
         self._settle()
-        side, spread = self._side(), self._spread()
-        parts = [(np.array([spread]), np.array([SPREAD_INDEX])), (_integers(side), np.full(len(side), spread))]
+        firsts, rest = (_integers(part) for part in self._side())
+        spread = self._spread(torch.from_numpy(rest))
+        parts = [(np.append(firsts, spread), np.full(len(firsts) + 1, FIRST_INDEX)), (rest, np.full(len(rest), spread))]
         magnitudes = [symbols.abs().clamp(max=MAGNITUDE_LIMIT) for symbols in every]
         for number, shape in enumerate(self.shapes):
             before = torch.cat((torch.zeros_like(magnitudes[number][:1]), magnitudes[number][:-1]))
@@ -198,9 +201,10 @@ class GridCoder(nn.Module):
             CorruptStream: not such a stream.
         """
         decoder = rans.Decoder(data, laplace_tables())
-        spread = min(max(int(decoder.take(np.array([SPREAD_INDEX]))[0]), 0), SCALES - 1)
-        side = decoder.take(np.full(len(self._side()), spread))
-        self._take_side(torch.from_numpy(side).to(self.mixes.device, torch.float32).clamp(-(2**20), 2**20))
+        firsts, rest = self._side()
+        first = decoder.take(np.full(len(firsts) + 1, FIRST_INDEX))
+        spread = min(max(int(first[-1]), 0), SCALES - 1)
+        self._take_side(first[:-1], decoder.take(np.full(len(rest), spread)))
         values: list[Tensor] = []
         magnitudes: list[Tensor] = []
         integers: list[np.ndarray] = []
@@ -292,22 +296,32 @@ class GridCoder(nn.Module):
         tables = round_straight_through(self.classes[number]) + self.usual_classes
         return [Looked.apply(table, each) for table, each in zip(tables, classes)]
 
-    def _side(self) -> Tensor:
-        """All side information as what it differs by from how it starts, in order."""
-        learned = (*self.steps, *self.keeps, *self.offsets, self.mixes.reshape(-1), self.classes.reshape(-1))
-        return torch.cat([round_straight_through(part) for part in learned])
+    def _side(self) -> tuple[Tensor, Tensor]:
+        """Side information in order: that of each grid's first channel, and the rest, which is mostly zeros."""
+        firsts, rest = [self.mixes.new_zeros(0)], []
+        for part in (*self.steps, *self.keeps, *self.offsets):
+            rounded = round_straight_through(part)
+            firsts.append(rounded[:1])
+            rest.append(rounded[1:] - rounded[:1])
+        rest += [round_straight_through(part).reshape(-1) for part in (self.mixes, self.classes)]
+        return torch.cat(firsts), torch.cat(rest)
 
     @torch.no_grad()
-    def _spread(self) -> int:
+    def _spread(self, rest: Tensor) -> int:
         """The scale index under which side information costs least."""
-        side = torch.round(self._side()).clamp(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT).long() + MAGNITUDE_LIMIT
-        counts = torch.bincount(side, minlength=2 * MAGNITUDE_LIMIT + 1).float()
+        places = torch.round(rest).clamp(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT).long() + MAGNITUDE_LIMIT
+        counts = torch.bincount(places, minlength=2 * MAGNITUDE_LIMIT + 1).float()
         return int((_prices().to(counts.device) @ counts).argmin())
 
-    def _take_side(self, side: Tensor) -> None:
-        for part in (*self.steps, *self.keeps, *self.offsets, self.mixes, self.classes):
-            part.copy_(side[: part.numel()].reshape(part.shape))
-            side = side[part.numel() :]
+    def _take_side(self, firsts: np.ndarray, rest: np.ndarray) -> None:
+        """Undo :meth:`_side`; nothing that a file says may become infinite later."""
+        ahead, left = (torch.from_numpy(part).to(self.mixes.device, torch.float32).clamp(-(2**20), 2**20) for part in (firsts, rest))
+        for number, part in enumerate((*self.steps, *self.keeps, *self.offsets)):
+            part[0], part[1:] = ahead[number], left[: len(part) - 1] + ahead[number]
+            left = left[len(part) - 1 :]
+        for table in (self.mixes, self.classes):
+            table.copy_(left[: table.numel()].reshape(table.shape))
+            left = left[table.numel() :]
 
     def _settle(self) -> None:
         """Bring what is clamped on use into its range, so that a decoder is told what is used."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import zlib
 from binascii import crc_hqx
 from collections.abc import Iterator, Sequence
@@ -183,10 +182,9 @@ class Reader:
         return data[start:-CHECK_BYTES]
 
     def _end_at(self, offset: int) -> int | None:
-        self._fill(offset + 32)
-        data = bytes(self._window[offset:])
-        if len(data) > 12:  # nothing follows the end
+        if self._fill(offset + 13):  # nothing follows the end
             return None
+        data = bytes(self._window[offset:])
         try:
             samples, position = read_varint(data, 1)
         except ContainerError:
@@ -246,7 +244,13 @@ class Reader:
             claimed = start + value - 1 + CHECK_BYTES
             if 0 < value - 1 <= self._longest * 4 and self._fill(claimed + 1):
                 yield claimed
-        yield from itertools.count(1)
+        offset = 1
+        while True:
+            yield offset
+            offset += 1
+            if offset > WINDOW:  # none of that was a segment: memory for no more than this
+                self._consume(offset)
+                offset = 0
 
     def _fill(self, count: int) -> bool:
         """Whether so many bytes wait, after reading."""

@@ -24,6 +24,7 @@ from neuralcodec.codecs.audio.transforms import SpectralSynthesis
 from neuralcodec.codecs.base import CodecError
 from neuralcodec.codecs.files import codec_for
 from neuralcodec.datasets.audio import Sound
+from neuralcodec.datasets.streamed import Resampler
 from neuralcodec.entropy import container, segments
 from neuralcodec.entropy.container import ContainerError, varint
 
@@ -254,6 +255,30 @@ def test_a_missing_segment_and_one_that_comes_twice_are_noticed():
             container.read(altered)
 
 
+class Watched(io.BytesIO):
+    """A file that knows how far ahead of what it has used a reader is."""
+
+    reader: segments.Reader | None = None
+    ahead = 0
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        if self.reader is not None:
+            self.ahead = max(self.ahead, self.tell() - self.reader.bytes)
+        return super().read1(size)
+
+
+def test_junk_is_not_kept(monkeypatch):
+    monkeypatch.setattr(segments, "WINDOW", 2**10)
+    monkeypatch.setattr(segments, "MAX_PAYLOAD", 2**12)
+    payloads = blocks()
+    data, edges = file_of(payloads), starts(payloads)
+    junk = np.random.default_rng(5).bytes(2**13) + bytes(2**15)
+    file = Watched(data[: edges[4]] + junk + data[edges[4] :])
+    file.reader = segments.Reader(file, forgive=True)
+    assert lost(list(file.reader), payloads) == [] and file.reader.samples == 190_000
+    assert file.ahead < 2**14
+
+
 def test_junk_in_between_and_behind_is_skipped():
     payloads = blocks()
     data, edges = file_of(payloads), starts(payloads)
@@ -397,6 +422,7 @@ def test_codecs_of_other_kinds_survive_damage(kind, small, voice):
 def test_headers_that_make_no_sense_are_refused_at_once(claims, small):
     codec = small("speech")
     data = ended(header_of(**{"fingerprint": codec.fingerprint, "frames": codec.segment, **claims}) + checked(b"\x02x", 1), 5)
+    Resampler(1, RATE, 8000)  # imports what it needs
     tracemalloc.start()
     for forgive in (False, True):
         with pytest.raises(CodecError, match=r"makes no sense|channels at a time"):

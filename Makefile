@@ -42,3 +42,4 @@ bench: venv
 	$(BIN)/python benchmarks/hyperprior.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/large.py
+	$(BIN)/python benchmarks/audio.py

@@ -128,18 +128,18 @@ def decode(
     squares = [streams[start : start + per_square] for start in range(0, len(streams), per_square)]
     done = 0
     with _pool(codec, workers) as pool:
-        for row in range(grid.rows + near + 1):
-            ready = row - near - 1  # the row whose surroundings are decoded: its synthesis runs beside the decoding of this one
-            decoding = [
-                pool.submit(_decode_square, codec, squares[row * grid.columns + column], level, grid, row, column)
-                for column in range(grid.columns if row < grid.rows else 0)
-            ]
+        for row in range(grid.rows + near):
+            if row < grid.rows:
+                numbers = range(row * grid.columns, (row + 1) * grid.columns)
+                decoded = pool.map(
+                    lambda number: _decode_square(codec, squares[number], level, grid, *divmod(number, grid.columns)), numbers
+                )
+                kept[row] = torch.cat(list(decoded), -1)
+            ready = row - near  # the row whose surroundings are decoded
             columns = range(grid.columns if ready >= 0 else 0)
             for _ in pool.map(partial(_synthesise_square, codec, kept, level, grid, put, ready), columns):
                 done += 1
                 report(done, grid.count)
-            if decoding:
-                kept[row] = torch.cat([future.result() for future in decoding], -1)
             kept.pop(ready - near, None)
 
 

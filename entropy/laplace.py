@@ -21,7 +21,7 @@ from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilit
 SCALES = 64
 NARROWEST, WIDEST = "0.08", "128"  # standard deviations: 0.0002 bits for a zero at the one end, 8.9 bits a symbol at the other
 INDEX_PER_NAT = (SCALES - 1) / math.log(float(WIDEST) / float(NARROWEST))
-MOST_BITS = 32.0  # of one symbol while training; coding escapes an outlier at about this cost
+MOST_BITS = 22.0  # of one symbol while training; coding escapes an outlier at about this cost
 MASS_BITS = 44  # probabilities are whole multiples of 2^-44: exact in float64, and so are their sums
 
 

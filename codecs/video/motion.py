@@ -99,6 +99,7 @@ class MotionDecoder(VideoNetwork):
 
     def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
         intra, keys, between = self._by_kind(rows)
+        between = [each[frames - firsts[-1]] for each in between]
         nodes = self.nodes(len(vectors))
         size = (-(-height // 2), -(-width // 2))
         pictures = [self._draw(intra, height, width) + MIDDLE]

@@ -58,10 +58,10 @@ class Packed:
             check(files)
             shapes, kept = [], []
             with ThreadPoolExecutor(os.cpu_count()) as pool, whole_file(base.with_suffix(suffix)) as out:
-                for index, array in enumerate(pool.map(read_or_skip, files)):
+                for number, array in enumerate(pool.map(read_or_skip, files)):
                     if array is not None:
                         shapes.append(array.shape)
-                        kept.append(index)
+                        kept.append(number)
                         out.write(np.ascontiguousarray(array, dtype).data)
                 if len(kept) < len(files):
                     warnings.warn(f"skipped {len(files) - len(kept)} of {len(files)} {kind} that could not be decoded", stacklevel=3)

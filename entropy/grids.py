@@ -215,9 +215,9 @@ class GridCoder(nn.Module):
             zero = torch.zeros_like(symbols[0])
             for row in range(shape.rows):
                 parent = None if shape.parent is None else magnitudes[shape.parent][row, None]
-                rest = _parities(_even(self._beside(number, (magnitude[row - 1] if row else zero)[None], parent)))
+                wholes = _parities(_even(self._beside(number, (magnitude[row - 1] if row else zero)[None], parent)))
                 seen: list[Tensor] = []
-                for turn, (target, whole) in enumerate(zip(_parities(symbols[row, None]), rest)):
+                for turn, (target, whole) in enumerate(zip(_parities(symbols[row, None]), wholes)):
                     index = self._index(number, turn, self._class(number, turn, seen, whole))
                     taken = decoder.take(_integers(index[..., : target.shape[2], : target.shape[3]]))
                     target.copy_(torch.from_numpy(taken).to(target).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT))

@@ -201,10 +201,10 @@ class GridCoder(nn.Module):
             CorruptStream: not such a stream.
         """
         decoder = rans.Decoder(data, laplace_tables())
-        firsts, rest = self._side()
-        first = decoder.take(np.full(len(firsts) + 1, FIRST_INDEX))
-        spread = min(max(int(first[-1]), 0), SCALES - 1)
-        self._take_side(first[:-1], decoder.take(np.full(len(rest), spread)))
+        ahead, behind = map(len, self._side())
+        firsts = decoder.take(np.full(ahead + 1, FIRST_INDEX))
+        spread = min(max(int(firsts[-1]), 0), SCALES - 1)
+        self._take_side(firsts[:-1], decoder.take(np.full(behind, spread)))
         values: list[Tensor] = []
         magnitudes: list[Tensor] = []
         integers: list[np.ndarray] = []

@@ -154,8 +154,8 @@ def test_stream_lengths_beyond_the_file_are_refused():
 
 
 def test_another_version_is_named():
-    with pytest.raises(container.ContainerError, match="version 3"):
-        container.read(with_checksum(FIXED[:4] + b"\x03" + FIXED[5:-4]))
+    with pytest.raises(container.ContainerError, match="version 4"):
+        container.read(with_checksum(FIXED[:4] + b"\x04" + FIXED[5:-4]))
 
 
 def test_an_unknown_modality_is_refused():

@@ -12,4 +12,4 @@ PEERS = {  # prefix of a model's name: what makes a codec of the rest of it
     "hub": "neuralcodec.codecs.hub.load",
     "compressai": "neuralcodec.codecs.image.peers.compressai",
 }
-DEFAULTS = {"video": "video/tiny", "image": "image-tiny"}  # the weights that `encode` uses for a modality unless told otherwise
+DEFAULTS = {"image": "image-tiny", "audio": "speech-16k", "video": "video/tiny"}  # the weights that `encode` uses for a modality unless told otherwise

@@ -30,7 +30,7 @@ demo: venv
 	@$(BIN)/python benchmarks/demo.py
 
 test: venv
-	$(BIN)/pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal --durations=10
 
 lint: venv
 	$(BIN)/ruff check .

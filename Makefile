@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3.10 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-TYPED := -p neuralcodec.codecs -p neuralcodec.entropy -p neuralcodec.datasets -p neuralcodec.eval -m neuralcodec.cli -m neuralcodec.pillow -m neuralcodec.train -p neuralcodec.training
+TYPED := -p neuralcodec.codecs -p neuralcodec.entropy -p neuralcodec.datasets -p neuralcodec.eval -m neuralcodec.cli -m neuralcodec.convert -m neuralcodec.pillow -m neuralcodec.train -p neuralcodec.training
 
 .PHONY: help venv demo test lint bench
 

@@ -55,7 +55,7 @@ def main() -> None:
         axis.set_ylabel("kHz")
     axes[-1].set_xlabel("seconds")
     figure.colorbar(picture, ax=axes, label="dB", shrink=0.6)
-    figure.savefig(options.output, dpi=110)
+    figure.savefig(options.output, dpi=80)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ALL = "all"
+LEGEND_WIDTH = 12  # characters of a legend to an inch, with the line before them
 FORMATS = ("png", "svg")  # of plots
 DECADE = 12  # a range of rates beyond which three ticks in each power of ten are enough
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of measured curves, for each turn of the colours
@@ -103,7 +104,8 @@ def plot(results: Results, folder: Path) -> list[Path]:
         _panel(panels[metric], results, metric, styles, main=metric == shown[0])
     legends = [panels[metric].get_legend_handles_labels() for metric in shown]
     named = {label: line for lines, labels in legends for line, label in zip(lines, labels)}  # published curves lack some metrics
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=min(6, len(named)), frameon=False, fontsize=9)
+    columns = max(1, min(6, len(named), round(LEGEND_WIDTH * figure.get_figwidth() / max(map(len, named)))))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     unit = MODALITIES[results.dataset.modality].rate_title
     figure.suptitle(f"{results.dataset.name}, means over {len(results.dataset.items)} items, over {unit} of whole files")
     paths = []

@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     tokens.add_argument("-f", "--force", action="store_true", help="overwrite")
     tokens.add_argument("--json", action="store_true", help="print them for machines")
     tokens.add_argument("--codebooks", type=int, metavar="N", help="of each frame, the first so many (default: all)")
-    tokens.add_argument("-m", "--model", default=DEFAULTS.get("tokens"), help="name of shipped weights, or a weights file")
+    tokens.add_argument("-m", "--model", default=DEFAULTS["tokens"], help="name of shipped weights, or a weights file")
     tokens.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
     tokens.set_defaults(run=run_tokens)
 
@@ -175,8 +175,6 @@ def run_decode(options: argparse.Namespace) -> int:
 
 
 def run_tokens(options: argparse.Namespace) -> int:
-    if options.model is None:
-        raise UserError("no token codec is shipped yet: name a weights file with --model")
     from neuralcodec.codecs.audio import token_files
     from neuralcodec.codecs.files import load
     from neuralcodec.datasets.audio import read_sound

@@ -12,4 +12,5 @@ PEERS = {  # prefix of a model's name: what makes a codec of the rest of it
     "hub": "neuralcodec.codecs.hub.load",
     "compressai": "neuralcodec.codecs.image.peers.compressai",
 }
-DEFAULTS = {"image": "image-tiny", "audio": "speech-16k", "video": "video/tiny"}  # the weights that `encode` uses for a modality unless told otherwise
+# The weights that `encode` uses for a modality unless told otherwise, and `tokens`.
+DEFAULTS = {"image": "image-tiny", "audio": "speech-16k", "video": "video/tiny", "tokens": "speech-16k-tokens"}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from neuralcodec.codecs import PEERS, WEIGHTS
-from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, load_weights
+from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, fingerprint_of, load_weights
 from neuralcodec.datasets.audio import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS
 from neuralcodec.entropy import container, segments
 from neuralcodec.entropy.rans import CorruptStream
@@ -134,14 +134,23 @@ def load(name: str | Path) -> Codec:
     raise CodecError(f"there is no model {str(name)!r}: neither a weights file nor one of {', '.join(WEIGHTS) or 'no shipped weights'}")
 
 
+@cache
+def _fingerprint(path: Path, modified: int) -> bytes:
+    return fingerprint_of(path)
+
+
 def codec_for(content: container.Content | segments.Header, candidates: Sequence[str | Path | Codec] = ()) -> Codec:
     """The codec whose fingerprint a file carries, among ``candidates`` if given, else among the shipped weights.
 
     Raises:
         CodecError: none of them.
     """
-    for name in candidates or WEIGHTS:
-        codec = name if isinstance(name, Codec) else load(name)
+    if not candidates:
+        for name, path in WEIGHTS.items():
+            if _fingerprint(path, path.stat().st_mtime_ns) == content.fingerprint:  # without building one codec after another
+                return load(name)
+    for candidate in candidates:
+        codec = candidate if isinstance(candidate, Codec) else load(candidate)
         if (codec.fingerprint or UNSAVED) == content.fingerprint:
             return codec
     where = ", ".join(map(str, candidates)) if candidates else "the shipped models"

@@ -60,7 +60,7 @@ def examples(codec: Codec, folder: str | Path) -> list[Tensor]:
     if codec.modality == "audio":
         from neuralcodec.datasets.sounds import folder_sounds, read_at, spread
 
-        files = spread(folder_sounds(folder), CALIBRATION_SOUNDS)
+        files = spread(folder_sounds(folder), getattr(codec, "calibration_sounds", CALIBRATION_SOUNDS))
         channels = getattr(codec, "channels", 1)
         try:
             return [torch.from_numpy(read_at(path, codec.sampling_rate, channels, CALIBRATION_SECONDS))[None] for path in files]

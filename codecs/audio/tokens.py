@@ -45,6 +45,7 @@ class TokenCodec(SegmentCodec):
     """
 
     streams = ("tokens",)
+    calibration_sounds = 1024  # of ten seconds, at most: tables of a thousand entries want to see many
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def round_for_rate(
         most_saved: for each table, the most bits that one step towards zero saves. Most values are so close to their integer that
             nothing in the table can move them; told of this, the costs of one in ten need looking up.
     """
-    nearest = torch.round(torch.nan_to_num(residual)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+    nearest = torch.round(torch.nan_to_num(residual)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).contiguous()
     movable = nearest != 0
     if weight is None and most_saved is not None:
         added = 1 + 2 * (residual.abs() - nearest.abs())  # squared error of one step towards zero

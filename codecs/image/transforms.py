@@ -144,13 +144,13 @@ class LappedSynthesis(nn.Module):
             zero(self.latent_stem, self.head)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        linear: Tensor | float = 0.0
+        linear = self.linear(y_hat) if self.linear is not None else None
         hidden = F.pixel_shuffle(self.latent_stem(y_hat), 2)
-        if self.linear is not None and self.stem is not None:
-            linear = self.linear(y_hat)
+        if linear is not None and self.stem is not None:
             hidden = self.stem(F.pixel_unshuffle(linear, 8)) + hidden
         hidden = self.blocks(hidden + self.level_bias(level)[:, :, None, None]) * self.gain(level).exp()[:, :, None, None]
-        return linear + F.pixel_shuffle(self.head(hidden), 8) + 0.5
+        x_hat = F.pixel_shuffle(self.head(hidden), 8)
+        return (x_hat if linear is None else linear + x_hat) + 0.5
 
 
 class GDN(nn.Module):

@@ -68,20 +68,20 @@ class DepthwiseBlock(nn.Module):
         super().__init__()
         self.spatial = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
             nn.Conv2d(channels, channels, 1),
         )
         self.mix = nn.Sequential(
             nn.Conv2d(channels, channels * expansion, 1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             nn.Conv2d(channels * expansion, channels, 1),
         )
         zero(self.spatial[-1], self.mix[-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.spatial(x)
-        return x + self.mix(x)
+        x = self.spatial(x).add_(x)  # in place: no gradient needs what a convolution returned, and memory is what a large image runs out of
+        return self.mix(x).add_(x)
 
 
 class LappedFilter(nn.Module):

@@ -25,6 +25,7 @@ LEGEND_WIDTH = 12  # characters of a legend to an inch, with the line before the
 FORMATS = ("png", "svg")  # of plots
 DECADE = 12  # a range of rates beyond which three ticks in each power of ten are enough
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of measured curves, for each turn of the colours
+LONE = "x"  # a published curve of a single point has no line to be seen by
 DASHES = ("--", ":", "-.", (0, (8, 2, 2, 2, 2, 2)), (0, (1, 3)))  # of published ones
 MARGIN = 1.15  # of the rates' range, at each side of a plot
 
@@ -130,7 +131,8 @@ def _panel(axes: Axes, results: Results, metric: str, styles: Mapping[str, dict[
         if not pairs:
             continue
         inside += [quality for rate, quality in pairs if left <= rate <= right]
-        axes.plot(*zip(*pairs), label=_label(curve, results), markersize=4 if main else 2.5, **styles[curve.label])
+        style = styles[curve.label] if len(pairs) > 1 else {"marker": LONE, **styles[curve.label]}
+        axes.plot(*zip(*pairs), label=_label(curve, results), markersize=4 if main else 2.5, **style)
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     if inside and (span := max(inside) - min(inside)):

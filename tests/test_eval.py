@@ -531,6 +531,19 @@ def test_every_curve_of_a_plot_has_its_own_look():
     assert len(set(looks)) == 60
 
 
+def test_a_published_point_without_a_curve_is_visible(two_results):
+    from matplotlib.figure import Figure
+
+    read = results.load(two_results / "before.json")
+    measured = read.curves[0]
+    several = replace(measured, name="theirs", kind="published")
+    one = replace(several, name="once", points=measured.points[:1])
+    axes = Figure().subplots()
+    styles = {each.label: show._style(i, each.kind == "measured", [(0, 0, 0)] * 10) for i, each in enumerate((measured, several, one))}
+    show._panel(axes, replace(read, curves=[measured, several, one]), "psnr_rgb", styles, main=True)
+    assert [line.get_marker() for line in axes.lines] == ["o", "None", show.LONE]
+
+
 @pytest.mark.parametrize("arguments", [["--sample-rate", "0"], ["--sample-rate", "-1"], ["--sample-rate", "nan"], ["--samples", "-1"]])
 def test_rates_and_numbers_of_samples_that_make_no_sense_are_refused(arguments, folder, capsys):
     with pytest.raises(SystemExit):

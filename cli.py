@@ -50,7 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--effort",
         type=_effort,
         metavar="N",
-        help="pictures and clips: 0 … 5, time for smaller files, two to three times from one to the next (default: 0, and 2 for clips)",
+        help="pictures and clips: 0 … 5, time for smaller files, two to three times from one to the next (default: 0, and 2 for clips); "
+        "overfit: a network for each picture",
+    )
+    encode.add_argument(
+        "--max-time", type=_time, metavar="TIME", help="pictures: how long a network is fitted to each, in seconds or as 1:30"
     )
     encode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1")
     encode.add_argument("--video-size", type=_size, metavar="WxH", help="raw clips: width and height")
@@ -353,12 +357,14 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _effort(text: str) -> int:
+def _effort(text: str) -> int | str:
+    if text == "overfit":
+        return text
     names = {"fast": 1, "balanced": 3, "best": 5}
     try:
         return names[text] if text in names else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no effort: 0 … 5, or {', '.join(names)}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no effort: 0 … 5, {', '.join(names)}, or overfit") from None
 
 
 def _is_folder(options: argparse.Namespace) -> bool:

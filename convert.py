@@ -20,11 +20,12 @@ SOUNDS = (
 )
 CLIPS = (".y4m", ".yuv", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".264", ".h264", ".265", ".hevc", ".ivf", ".obu")
 INPUTS = {"image": PICTURES, "audio": SOUNDS, "video": CLIPS}
+OVERFITTED = "image-overfitted"  # the model of --effort overfit
 OUTPUTS = {"image": ".png", "audio": ".wav", "video": ".y4m"}  # of decoded files, unless another is asked for
 SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9", b"#!AMR")
 SPELLED = {"start": "from", "end": "to"}  # options that are not called as they are written
 FOR_ONE = {  # options that make sense for one modality only
-    "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "roi", "max_pixels"),
+    "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "max_time", "roi", "max_pixels"),
     "audio": ("kbps", "start", "end", "conceal"),
     "video": ("effort", "frames", "video_size", "pixel_format", "fps", "matrix"),
 }
@@ -74,7 +75,11 @@ def check_options(options: argparse.Namespace, modality: str) -> None:
 
 def encoder(options: argparse.Namespace, modality: str) -> Convert:
     check_options(options, modality)
-    name = options.model or DEFAULTS.get(modality)
+    overfit = options.effort == "overfit" or (modality == "image" and options.max_time is not None)
+    if overfit and modality != "image":
+        raise CodecError("--effort overfit is for pictures; clips are always fitted")
+    options.effort = None if options.effort == "overfit" else options.effort
+    name = options.model or (OVERFITTED if overfit else DEFAULTS.get(modality))
     if name is None:
         raise CodecError(f"no codec for {modality} is shipped: name a weights file with --model")
     from neuralcodec.codecs.files import load
@@ -107,7 +112,7 @@ def _picture_encoder(options: argparse.Namespace, codec) -> Convert:
         height, width = picture.pixels.shape[:2]
         if mask is not None and mask.shape != (height, width):
             _say(f"{options.roi} is scaled from {mask.shape[1]}×{mask.shape[0]} to {width}×{height}")
-        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort or 0, "mask": mask}
+        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort, "mask": mask, "seconds": options.max_time}
         if target is None:
             out.write(encode_picture(codec, picture, level, **choices))
             return

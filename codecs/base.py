@@ -59,6 +59,7 @@ class Codec(nn.Module):
     modality: ClassVar[str]
     sampling_rate: int  # Hz, of the signals that an audio codec takes
     streams: ClassVar[tuple[str, ...]]  # names, in coding order
+    fits: ClassVar[bool] = False  # whether what it codes is fitted to each signal, so that it can do without trained weights
     decoder_parameters: ClassVar[tuple[str, ...]]  # prefixes of the parameters that only the reconstruction depends on
 
     def __init__(self, levels: int = 64, lmbda: Sequence[float] = (0.0013, 0.18)):

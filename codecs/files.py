@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from neuralcodec.codecs import PEERS, WEIGHTS
+from neuralcodec.codecs import PEERS, WEIGHTS, fitted
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, fingerprint_of, load_weights
 from neuralcodec.datasets.audio import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS
 from neuralcodec.entropy import container, segments
@@ -48,7 +48,8 @@ def encode_signal(
     compressed = (compress or codec.compress)(x, level)
     if size is None:
         size = (x.shape[-1], codec.sampling_rate, x.shape[1]) if codec.modality == "audio" else (*x.shape[-2:], x.shape[1])
-    data = container.write(codec.modality, codec.fingerprint or UNSAVED, level, size, compressed.streams, extras or {})
+    extras = {**(extras or {}), **fitted.spec_extra(codec)}
+    data = container.write(codec.modality, codec.fingerprint or UNSAVED, level, size, compressed.streams, extras)
     return Coded(data, compressed.symbols)
 
 
@@ -121,10 +122,12 @@ def load(name: str | Path) -> Codec:
     """
     if str(name) in WEIGHTS:
         return load_weights(WEIGHTS[str(name)])
-    if str(name).startswith("video/") or str(name).endswith((".yaml", ".yml")):  # fitted to each clip: a config is all there is
-        from neuralcodec.codecs.video.files import load as fitted
+    if str(name).startswith("video/"):
+        from neuralcodec.codecs.video.files import load as load_video
 
-        return fitted(name)
+        return load_video(name)
+    if str(name).startswith("image/") or str(name).endswith((".yaml", ".yml")):
+        return fitted.load(name)
     if Path(name).exists():
         return load_weights(name)
     kind, colon, rest = str(name).partition(":")
@@ -149,6 +152,8 @@ def codec_for(content: container.Content | segments.Header, candidates: Sequence
         for name, path in WEIGHTS.items():
             if _fingerprint(path, path.stat().st_mtime_ns) == content.fingerprint:  # without building one codec after another
                 return load(name)
+        if isinstance(content, container.Content) and (codec := fitted.codec_of(content)):
+            return codec
     for candidate in candidates:
         codec = candidate if isinstance(candidate, Codec) else load(candidate)
         if (codec.fingerprint or UNSAVED) == content.fingerprint:

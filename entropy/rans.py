@@ -21,6 +21,7 @@ Uniform = constriction.stream.model.Uniform
 
 CODER_PRECISION = 24  # bits of constriction's own fixed-point probabilities
 FAMILY = Categorical(perfect=False)  # of which each symbol names its own member
+AT_ONCE = 2**13  # symbols that get a row of probabilities each, at least, where nothing else limits how many
 CHUNK = 12  # bits of an escape that are coded at once
 
 
@@ -137,23 +138,25 @@ def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerT
     flat = [(np.asarray(symbols, np.int64).reshape(-1), np.asarray(indexes).reshape(-1)) for symbols, indexes in parts]
     rows, lows, escapes = tables.rows
     coder = AnsCoder()
-    if not flat:
-        return b""
-    indexes = np.concatenate([part for _, part in flat])
-    entries = np.concatenate([part for part, _ in flat]) - lows[indexes]
-    outside = (entries < 0) | (entries >= escapes[indexes])
-    coded = np.where(outside, escapes[indexes], entries).astype(np.int32)
-    if not outside.any():
-        coder.encode_reverse(coded, FAMILY, rows[indexes])
-        return _short(coder)
-    end = len(coded)
-    for _, part in reversed(flat):
-        here = slice(end - len(part), end)
-        excess = entries[here][outside[here]]
-        if len(excess):
-            _encode_excess(coder, np.where(excess < 0, -2 * excess - 1, 2 * (excess - escapes[indexes[here]][outside[here]])))
-        coder.encode_reverse(coded[here], FAMILY, rows[indexes[here]])
-        end -= len(part)
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []  # parts without escapes, the last one first: they go into one call
+
+    def flush() -> None:
+        if waiting:
+            coded, indexes = (np.concatenate(each[::-1]) for each in zip(*waiting))
+            coder.encode_reverse(coded, FAMILY, rows[indexes])
+            waiting.clear()
+
+    for symbols, indexes in reversed(flat):
+        entries = symbols - lows[indexes]
+        outside = (entries < 0) | (entries >= escapes[indexes])
+        if outside.any():
+            flush()
+            excess = entries[outside]
+            _encode_excess(coder, np.where(excess < 0, -2 * excess - 1, 2 * (excess - escapes[indexes][outside])))
+        waiting.append((np.where(outside, escapes[indexes], entries).astype(np.int32), indexes))
+        if outside.any() or sum(len(each) for each, _ in waiting) >= AT_ONCE:
+            flush()
+    flush()
     return _short(coder)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -126,7 +127,7 @@ class WeightCoder(nn.Module):
         """A stream, and the integers in it."""
         flat = torch.cat([values[name].reshape(-1) for name in self.shapes])
         steps, scales, spreads = (torch.round(part) for part in (self.steps, self.scales, self.spreads))
-        symbols = torch.round(flat / self._step(steps)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        symbols = torch.round(flat / self._exact_step(steps)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         header, places, tensors = self._header(steps, scales, spreads), self._places(steps, scales), self._index(scales)
         parts = [(header, torch.full_like(header, SIDE_INDEX)), (places, self._place_index(spreads)), (symbols, tensors)]
         arrays = [(_integers(part), _integers(index)) for part, index in parts]
@@ -157,7 +158,7 @@ class WeightCoder(nn.Module):
         self.spreads.copy_(spreads.clamp(-(2**20), 2**20))
         symbols = take(self._index(self.scales))
         decoder.finish()
-        return self._shaped(symbols.to(self.steps.dtype) * self._step(self.steps)), _integers(symbols)
+        return self._shaped(symbols.to(self.steps.dtype) * self._exact_step(self.steps)), _integers(symbols)
 
     def _sum(self, places: Tensor) -> Tensor:
         """Base, row and column of every weight, added up."""
@@ -166,6 +167,11 @@ class WeightCoder(nn.Module):
 
     def _step(self, steps: Tensor) -> Tensor:
         return torch.exp2(self._sum(steps).clamp(-STEP_LIMIT, STEP_LIMIT) / STEPS_PER_OCTAVE)
+
+    def _exact_step(self, steps: Tensor) -> Tensor:
+        """The same of integers, equal on every machine to the last bit: weights may go on to decide tables."""
+        places = self._sum(steps).clamp(-STEP_LIMIT, STEP_LIMIT).long() + STEP_LIMIT
+        return _steps().to(steps)[places]
 
     def _index(self, scales: Tensor) -> Tensor:
         return self._sum(scales).clamp(0, SCALES - 1)
@@ -188,6 +194,14 @@ class WeightCoder(nn.Module):
     def _shaped(self, flat: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(flat, self.sizes)
         return {name: piece.reshape(shape) for piece, (name, shape) in zip(pieces, self.shapes.items())}
+
+
+@cache
+def _steps() -> Tensor:
+    """2^(n / STEPS_PER_OCTAVE) for every n from -STEP_LIMIT on."""
+    octave = [math.sqrt(math.sqrt(2.0**part)) for part in range(STEPS_PER_OCTAVE)]  # square roots are exact, as IEEE 754 has them
+    every = range(-STEP_LIMIT, STEP_LIMIT + 1)
+    return torch.tensor([math.ldexp(octave[each % STEPS_PER_OCTAVE], each // STEPS_PER_OCTAVE) for each in every])
 
 
 def _integers(values: Tensor) -> np.ndarray:

@@ -17,6 +17,7 @@ from neuralcodec.codecs.files import MAX_PIXELS, MAX_WHOLE_PIXELS, UNSAVED, chec
 from neuralcodec.codecs.image import alpha, regions, tiles
 from neuralcodec.codecs.image.effort import STEPS
 from neuralcodec.codecs.image.effort import compress as refine
+from neuralcodec.codecs.image.overfitted import FittedPicture, plan_of
 from neuralcodec.codecs.image.pictures import Picture
 from neuralcodec.codecs.image.targets import Hit, Target, checked, search
 from neuralcodec.codecs.image.tiles import Box, Grid, Report
@@ -60,8 +61,9 @@ def encode_picture(
     whole: int = tiles.WHOLE,
     workers: int | None = None,
     report: Report = tiles.nothing,
-    effort: int = 0,
+    effort: int | None = None,
     mask: np.ndarray | None = None,
+    seconds: float | None = None,
 ) -> bytes:
     """A picture to the bytes of a file.
 
@@ -70,7 +72,8 @@ def encode_picture(
         tile: side of the tiles, in pixels, of pictures larger than ``whole`` pixels.
         workers: threads for tiles, on which the bytes do not depend; by default as many as torch would use.
         report: is told how many tiles, or steps of ``effort``, are done, of how many.
-        effort: 0…5, time that goes into the latent; see :mod:`~neuralcodec.codecs.image.effort`.
+        effort: 0…5, time that goes into the latent; see :mod:`~neuralcodec.codecs.image.effort`. None is the codec's usual one.
+        seconds: that a codec which is fitted to the picture may take.
         mask: (H, W) uint8, white where quality counts; scaled to the picture. See :mod:`~neuralcodec.codecs.image.regions`.
 
     Raises:
@@ -97,8 +100,13 @@ def encode_picture(
         x = torch.from_numpy(colour[box.slices].astype(np.float32)).to(device) / peak
         return x.expand(3, *x.shape)[None] if x.ndim == 2 else x.permute(2, 0, 1)[None]
 
-    if (effort or mask is not None) and not isinstance(codec, tiles.ImageCodec):
+    fits = isinstance(codec, FittedPicture)
+    if seconds is not None and not fits:
+        raise CodecError(f"{codec.name or 'this codec'} is not fitted to pictures: there is no time to limit")
+    if ((effort and not fits) or mask is not None) and not isinstance(codec, tiles.ImageCodec):
         raise CodecError(f"{codec.name or 'this codec'} has no latent that effort or a region of interest could change")
+    plan = plan_of(effort, seconds) if fits and (effort is not None or seconds is not None) else None
+    effort = effort or 0
     if not 0 <= effort < len(STEPS):
         raise CodecError(f"effort must lie between 0 and {len(STEPS) - 1}, not {effort}")
     importance = None if mask is None else regions.fitted(mask, height, width)
@@ -113,7 +121,7 @@ def encode_picture(
         if height * width > MAX_WHOLE_PIXELS:
             raise CodecError(f"{codec.name or 'this codec'} knows no tiles, and the image has more than {MAX_WHOLE_PIXELS} pixels")
         everything = Box(0, 0, height, width)
-        compress: Any = codec.compress
+        compress: Any = partial(codec.compress, plan=plan, report=report) if isinstance(codec, FittedPicture) else codec.compress
         if isinstance(codec, tiles.ImageCodec) and (effort or importance is not None):
             compress = partial(refine, codec, steps=STEPS[effort], weight=None if importance is None else weigh(everything), report=report)
         return encode_signal(codec, take(everything), level, size, extras, compress).data
@@ -129,7 +137,7 @@ def encode_picture(
     return container.write("image", codec.fingerprint or UNSAVED, level, size, streams, extras)
 
 
-def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int = 0, **choices: Any) -> Hit:
+def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int | None = None, **choices: Any) -> Hit:
     """The file of a picture that comes closest to a target; with effort, after a search without it has found where to start.
 
     Args:
@@ -143,7 +151,7 @@ def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int
     if picture.alpha is not None:  # colour that nobody sees does not count
         colour = alpha.smooth_hidden(colour, picture.alpha)
     found = None
-    for amount in sorted({0, effort}):
+    for amount in sorted({0, effort or 0}):
         found = search(
             target,
             codec,

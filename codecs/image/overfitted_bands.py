@@ -1,0 +1,317 @@
+"""A picture as subbands: a learned wavelet synthesis, a small restoration network, and contexts that code the bands.
+
+    low ─┐
+    bands of scale 6 ─synthesis─► low of scale 5 ─┐
+    bands of scale 5 ──────────────────synthesis──► … ─► three planes ──(+ restoration)──colour──► R, G, B
+                                                                            6×6 pixels
+
+Every scale halves the rows and columns; it has three bands for each of three colours. The synthesis starts as the 9/7 wavelet (Cohen,
+Daubechies, Feauveau 1992, https://doi.org/10.1002/cpa.3160450502) on orthonormal colours, and all of it is learned. Cool-chic
+(https://arxiv.org/abs/2212.05458) and C3 (https://arxiv.org/abs/2312.02753), which this follows in all else, have one plane for each scale
+instead: a third more numbers than there are pixels of luma, none with a direction. Bands are as many numbers as samples, start as a
+transform of the picture, and the finest are at half resolution, where all costs a quarter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuralcodec.codecs.image.overfitted_context import NARROW, WIDE, BandContext, IntegerContext, Tables, tables
+from neuralcodec.codecs.image.overfitted_function import Drawn, PictureFunction
+from neuralcodec.codecs.image.overfitted_waves import GroupCoder, with_flags
+from neuralcodec.entropy import container, rans
+from neuralcodec.entropy.models import BITS_PER_SQUARED_STEP
+from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
+from neuralcodec.entropy.weights import EXACT, Rounding
+
+COLOURS = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))  # rows: planes; orthonormal
+LOW = {0: 1.115087052456994, 1: 0.591271763114247, 2: -0.05754352622849957, 3: -0.09127176311424948}  # synthesis, sum 2
+HIGH = {0: 0.6029490182363579, 1: -0.2668641184428723, 2: -0.07822326652898785, 3: 0.01686411844287495, 4: 0.02674875741080976}
+TAPS = 5
+NARROW_SCALES = 3  # the finest ones, whose tables are short
+
+
+class Sensitivity(NamedTuple):
+    precision: float  # initial quantization step
+    speed: float  # factor on the learning rate
+
+
+# By what is in the names of weights: those that all pixels depend on.
+SENSITIVE = {
+    "gain": Sensitivity(2**-6, 1.0),
+    "colour": Sensitivity(2**-10, 0.1),
+    "offset": Sensitivity(2**-9, 0.1),
+    "synthesis": Sensitivity(2**-9, 0.03),
+    "restore": Sensitivity(2**-7, 0.3),
+}
+
+
+class Group(NamedTuple):
+    """Bands that are decoded together."""
+
+    kind: str  # low, luma, chroma
+    scale: int  # 1 is the finest
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def tables(self) -> Tables:
+        return WIDE if self.kind == "low" or self.scale > NARROW_SCALES else NARROW
+
+
+def _expected(number: int, active: Sequence[Sequence[int]], channel: int) -> bool:
+    """Whether a band is likely to be there: whether that of the coarser scale is."""
+    return number < 3 or channel in active[number - 2]
+
+
+def sizes(height: int, width: int, scales: int) -> list[tuple[int, int]]:
+    """Rows and columns of every scale, from the finest."""
+    found = []
+    for _ in range(scales):
+        height, width = -(-height // 2), -(-width // 2)
+        found.append((height, width))
+    return found
+
+
+class Bands(PictureFunction):
+    """
+    Args:
+        scales: of the wavelet.
+        hidden, chroma_hidden: width of the contexts of luma and low bands, and of chroma.
+        restoration: width of the network that restores what quantization has taken.
+    """
+
+    def __init__(self, scales: int = 6, hidden: int = 16, chroma_hidden: int = 8, restoration: int = 20):
+        super().__init__()
+        self.scales = scales
+        self.synthesis = nn.Parameter(wavelet().repeat(scales, 1, 1, 1, 1))
+        self.low_gain = nn.Parameter(torch.zeros(3))  # logarithms of steps
+        self.luma_gain = nn.Parameter(torch.zeros(scales, 3))
+        self.chroma_gain = nn.Parameter(torch.zeros(scales, 6))
+        self.restore_in = nn.Parameter(torch.randn(restoration, 12, 3, 3) / math.sqrt(12 * 9))
+        self.restore_in_bias = nn.Parameter(torch.zeros(restoration))
+        self.restore_out = nn.Parameter(torch.zeros(12, restoration, 3, 3))
+        self.restore_out_bias = nn.Parameter(torch.zeros(12))
+        self.colour = nn.Parameter(torch.tensor(COLOURS).T.contiguous())
+        self.offset = nn.Parameter(torch.full((3,), 0.5))
+        self.low = BandContext(3, ((), (0,), (0, 1)), 1, hidden, parent=False)
+        self.luma = BandContext(3, ((), (0,), (0, 1)), scales, hidden)
+        self.chroma = BandContext(6, ((), (0,), (1,), (0,), (1, 3), (2, 4)), scales, chroma_hidden, guide=True)
+
+    def groups(self, height: int, width: int) -> list[Group]:
+        levels = sizes(height, width, self.scales)
+        found = [Group("low", self.scales, 3, *levels[-1])]
+        for scale in range(self.scales, 0, -1):
+            found += [Group("luma", scale, 3, *levels[scale - 1]), Group("chroma", scale, 6, *levels[scale - 1])]
+        return found
+
+    def forward(
+        self,
+        latents: Sequence[Tensor],
+        height: int,
+        width: int,
+        rounding: Rounding = EXACT,
+        active: Sequence[Sequence[int]] | None = None,
+        **options: Any,
+    ) -> Drawn:
+        groups = self.groups(height, width)
+        active = active or [range(group.channels) for group in groups]
+        values = [rounding(latent) if which else latent.detach() for latent, which in zip(latents, active)]
+        bits = latents[0].new_zeros(())
+        for number, (group, which) in enumerate(zip(groups, active)):
+            if not which:
+                continue
+            context, parent, guide, scale = self._around(number, group, values)
+            rated = latents[number] if rounding.mixed else values[number]
+            bits = bits + context.bits(values[number], rated, parent, guide, scale, which, group.tables.last)
+        return Drawn(self.draw(values, height, width), bits)
+
+    def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
+        x = self._squares(latents, height, width)
+        hidden = F.relu(F.conv2d(x, self.restore_in, self.restore_in_bias, padding=1), inplace=True)
+        x = x + F.conv2d(hidden, self.restore_out, self.restore_out_bias, padding=1)
+        planes = F.pixel_shuffle(x, 2)[0, :, :height, :width]
+        return torch.addmm(self.offset[:, None], self.colour, planes.flatten(1)).unflatten(1, (height, width))
+
+    def _squares(self, values: Sequence[Tensor], height: int, width: int) -> Tensor:
+        """What the wavelet makes of latents: the squares of 2×2 pixels of each plane, (1, 12, ⌈H/2⌉, ⌈W/2⌉)."""
+        levels = [(height, width), *sizes(height, width, self.scales)]
+        x = (values[0] * self.low_gain.exp()[:, None, None])[:, None]
+        for scale in range(self.scales, 0, -1):
+            luma, chroma = values[2 * (self.scales - scale) + 1 :][:2]
+            kernel = self.synthesis[scale - 1]
+            x_luma = torch.cat((x[0], luma * self.luma_gain[scale - 1].exp()[:, None, None]))[None]
+            if chroma.requires_grad or chroma.any():
+                details = (chroma * self.chroma_gain[scale - 1].exp()[:, None, None]).unflatten(0, (2, 3))
+                x_chroma, kernel_chroma = torch.cat((x[1:], details), 1), kernel
+            else:
+                x_chroma, kernel_chroma = x[1:], kernel[:, :1]
+            padded = [F.pad(part, (TAPS // 2,) * 4, mode="replicate") for part in (x_luma, x_chroma)]
+            x = torch.cat((F.conv2d(padded[0], kernel), F.conv2d(padded[1], kernel_chroma)))
+            if scale > 1:
+                x = F.pixel_shuffle(x, 2)[..., : levels[scale - 1][0], : levels[scale - 1][1]]
+        return x.flatten(0, 1)[None]
+
+    def precision(self, name: str) -> float | None:
+        return next((kind.precision for known, kind in SENSITIVE.items() if known in name), None)
+
+    def speed(self, name: str) -> float:
+        return next((kind.speed for known, kind in SENSITIVE.items() if known in name), 1.0)
+
+    def _around(self, number: int, group: Group, values: Sequence[Tensor]) -> tuple[BandContext, Tensor | None, Tensor | None, int]:
+        """The context of a group, its parent, its guide, and the number of its scale."""
+        if group.kind == "low":
+            return self.low, None, None, 0
+        parent = values[number - 2] if group.scale < self.scales else torch.zeros_like(values[number])
+        guide = values[number - 1] if group.kind == "chroma" else None
+        return (self.luma if group.kind == "luma" else self.chroma), parent, guide, group.scale - 1
+
+    @torch.no_grad()
+    def encode(self, latents: Sequence[Tensor]) -> bytes:
+        integers = [torch.round(latent).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).cpu().numpy().astype(np.int32) for latent in latents]
+        active = [[channel for channel, plane in enumerate(planes) if plane.any()] for planes in integers]
+        flags = np.array(
+            [
+                _expected(number, active, channel) != (channel in which)
+                for number, which in enumerate(active)
+                for channel in range(len(integers[number]))
+            ]
+        )
+        wide: list = [(flags.astype(np.int32), np.full(len(flags), len(with_flags(WIDE)) - 1))]
+        narrow: list = []
+        for number, (values, which) in enumerate(zip(integers, active)):
+            if which:
+                group, coder = self._coder(number, which, integers)
+                (wide if group.tables is WIDE else narrow).extend(coder.encode(values))
+        streams = rans.encode_rows(wide, with_flags(WIDE)), rans.encode_rows(narrow, tables(NARROW))
+        return container.varint(len(streams[0])) + b"".join(streams)
+
+    @torch.no_grad()
+    def decode(self, data: bytes, height: int, width: int) -> list[Tensor]:
+        groups = self.groups(height, width)
+        length, begin = container.read_varint(data, 0)
+        wide = rans.RowDecoder(data[begin : begin + length], with_flags(WIDE))
+        narrow = rans.RowDecoder(data[begin + length :], tables(NARROW))
+        count = sum(group.channels for group in groups)
+        flags = iter(wide.take(np.full(count, len(with_flags(WIDE)) - 1)).tolist())
+        active: list[list[int]] = []
+        for number, group in enumerate(groups):
+            active.append([])
+            for channel in range(group.channels):
+                if _expected(number, active, channel) != bool(next(flags)):
+                    active[-1].append(channel)
+        integers: list[np.ndarray] = []
+        for number, (group, which) in enumerate(zip(groups, active)):
+            integers.append(np.zeros((group.channels, group.height, group.width), np.int32))
+            if which:
+                integers[-1] = self._coder(number, which, integers)[1].decode(wide if group.tables is WIDE else narrow)
+        wide.finish()
+        narrow.finish()
+        return [torch.from_numpy(values).to(self.offset) for values in integers]
+
+    def _coder(self, number: int, active: Sequence[int], integers: Sequence[np.ndarray]) -> tuple[Group, GroupCoder]:
+        """Of a group, given the integers of those before it, and its size."""
+        kinds = ["low"] + ["luma", "chroma"] * self.scales
+        kind, scale = kinds[number], self._scale(number)
+        channels, height, width = integers[number].shape
+        group = Group(kind, scale, channels, height, width)
+        parent = guide = None
+        if kind != "low":
+            parent = integers[number - 2] if scale < self.scales else np.zeros((channels, -(-height // 2), -(-width // 2)), np.int32)
+            guide = integers[number - 1] if kind == "chroma" else None
+        context = IntegerContext({"low": self.low, "luma": self.luma, "chroma": self.chroma}[kind])
+        return group, GroupCoder(context, 0 if kind == "low" else scale - 1, group.tables, active, height, width, parent, guide)
+
+    @torch.no_grad()
+    def set_steps(self, lmbda: float) -> None:
+        """Steps that minimise R + λD of an orthonormal transform at high rates: D = step²/12, R = -3 log₂(step) a pixel."""
+        for gain in (self.low_gain, self.luma_gain, self.chroma_gain):
+            gain.fill_(0.5 * math.log(18 / (math.log(2) * lmbda)) - math.log(255))
+
+    def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
+        """What the wavelet makes the picture of: least squares by conjugate gradients, of which an orthonormal transform would need one step."""
+        height, width = picture.shape[1:]
+        groups = self.groups(height, width)
+        target = self._planes(picture)
+        shapes = [(group.channels, group.height, group.width) for group in groups]
+        zero = [torch.zeros(shape, device=picture.device) for shape in shapes]
+
+        def flat(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat([part.reshape(-1) for part in parts])
+
+        def split(values: Tensor) -> list[Tensor]:
+            pieces = values.split([math.prod(shape) for shape in shapes])
+            return [piece.reshape(shape) for piece, shape in zip(pieces, shapes)]
+
+        def adjoint(error: Tensor) -> Tensor:
+            leaves = [each.requires_grad_(True) for each in zero]
+            with torch.enable_grad():
+                return flat(torch.autograd.grad(self._squares(leaves, height, width), leaves, error))
+
+        with torch.no_grad():
+            error = F.pixel_unshuffle(F.pad(target[None], (0, width % 2, 0, height % 2), mode="replicate"), 2)
+            found = torch.zeros(sum(map(math.prod, shapes)), device=picture.device)
+            residual = adjoint(error)
+            direction, power = residual, residual.square().sum()
+            for _ in range(START_STEPS):
+                image = self._squares(split(direction), height, width)
+                length = power / image.square().sum().clamp_min(1e-12)
+                found = found + length * direction
+                error = error - length * image
+                residual = adjoint(error)
+                direction, power = residual + residual.square().sum() / power.clamp_min(1e-12) * direction, residual.square().sum()
+            return self._settled([shrunk(part) for part in split(found)], lmbda)
+
+    def _settled(self, latents: list[Tensor], lmbda: float) -> list[Tensor]:
+        """Latents whose integers are one nearer to zero wherever that saves more bits than it adds error, as far as each alone is concerned."""
+        kinds = [self.low_gain, *(gain[scale - 1] for scale in range(self.scales, 0, -1) for gain in (self.luma_gain, self.chroma_gain))]
+        integers = [torch.round(latent) for latent in latents]
+        for _ in range(SETTLING):
+            for number, (integer, latent, gain) in enumerate(zip(integers, latents, kinds)):
+                group = Group(("low", "luma", "chroma")[(number + 1) % 2 + 1 if number else 0], self._scale(number), *integer.shape)
+                context, parent, guide, scale = self._around(number, group, integers)
+                price = (gain.exp().square() * (lmbda * 255**2 / 3))[:, None, None]
+                nearer = integer - integer.sign()
+                worse = price * ((latent - nearer).square() - (latent - integer).square())
+                integers[number] = torch.where(context.cheaper(integer, parent, guide, scale, group.tables.last) > worse, nearer, integer)
+        return [latent.clamp(integer - UNDECIDED, integer + UNDECIDED) for latent, integer in zip(latents, integers)]
+
+    def _scale(self, number: int) -> int:
+        """Of a group."""
+        return self.scales - (number - 1) // 2 if number else self.scales
+
+    def _planes(self, picture: Tensor) -> Tensor:
+        """Undo the colour transform of :meth:`draw`."""
+        inverse = torch.linalg.inv(self.colour.detach())
+        return (inverse @ (picture.flatten(1) - self.offset.detach()[:, None])).reshape(picture.shape)
+
+
+LARGEST_SHRINKAGE = 0.6  # steps
+SETTLING, UNDECIDED = 3, 0.3  # passes; steps that a settled latent may be from its integer
+START_STEPS = 8  # of conjugate gradients
+
+
+def shrunk(latent: Tensor) -> Tensor:
+    """Latents, in steps, nearer to zero by what balances their rate and their error where values around are as large as these are."""
+    around = F.avg_pool2d(F.pad(latent.abs()[None], (2, 2, 2, 2), mode="replicate"), 5, 1)[0]
+    amount = (1 / (math.log(2) * 2 * BITS_PER_SQUARED_STEP) / around.clamp_min(1e-3)).clamp(max=LARGEST_SHRINKAGE)
+    return latent.sign() * (latent.abs() - amount).clamp_min(0)
+
+
+def wavelet() -> Tensor:
+    """Synthesis of the 9/7 wavelet as a convolution from four bands to the four pixels of a square: (4, 4, TAPS, TAPS)."""
+    taps = torch.zeros(2, 2, TAPS)  # (parity of the pixel, band, tap)
+    for tap in range(TAPS):
+        shift = 2 * (TAPS // 2 - tap)
+        for parity in range(2):
+            taps[parity, 0, tap] = LOW.get(abs(shift + parity), 0.0) / math.sqrt(2)
+            taps[parity, 1, tap] = HIGH.get(abs(shift + parity - 1), 0.0) * math.sqrt(2)
+    return torch.einsum("pbi,qcj->pqbcij", taps, taps).reshape(4, 4, TAPS, TAPS)

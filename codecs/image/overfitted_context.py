@@ -1,0 +1,358 @@
+"""Probabilities of subbands' integers from those decoded before, by small networks of integer arithmetic; decoded in waves.
+
+    own band, left of and above the position ────┐
+    bands before it in the group, all around ────┼──magnitudes──► two hidden layers ──► scale index, mean ──► Laplace table
+    same band of the coarser scale, all around ──┤
+    same band of luma (for chroma), all around ──┘
+
+A group is the bands of one scale that are decoded together. A position needs its own row to the left, the rows above up to one column (two,
+for the row after next) to the right, and earlier bands up to one row below. So everything with the same ``column + 2 row + 4 band`` can be
+decoded at once: the context of a full raster order in ``columns + 2 rows + 4 bands`` steps. A step is one gather, three products of small
+matrices and one call of the coder. Encoding runs the same integers over all positions together.
+
+Networks over causal neighbours: Ladune et al. 2023 (Cool-chic), https://arxiv.org/abs/2212.05458; Kim et al. 2023 (C3),
+https://arxiv.org/abs/2312.02753. Wavefronts: as in HEVC (Chi et al. 2012, https://doi.org/10.1109/TCSVT.2012.2221255), by pixel instead of
+by block. Differs from Cool-chic in contexts across bands and scales, in magnitudes on a logarithmic scale as inputs, and in the order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuralcodec.entropy.laplace import INDEX_PER_NAT, MOST_BITS, NARROWEST, SCALES, TAIL, WIDEST, laplace_bits
+from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
+from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
+
+OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2))  # (rows, columns) from a position
+SIGNED = 4  # of these, whose values are inputs besides their magnitudes
+AROUND = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+BEFORE = 2  # bands of the group that are looked at, at most
+LAG = 4  # steps that a band is behind the one before
+PADDING = (2, 2, 2, 1)  # left, right, top, bottom: what neighbours reach beyond a band
+
+PARTS = 8  # of a step, in which means are told
+VALUE_SHIFT = 3  # values enter as eighths
+VALUE_LIMIT = 2**13
+INPUT_BITS, HIDDEN_BITS, WEIGHT_BITS = 5, 8, 12  # fractional bits
+WEIGHT_LIMIT = 2.0**4
+HIDDEN_LIMIT = 2**16 - 1
+OUTPUT_SHIFT = WEIGHT_BITS + HIDDEN_BITS - 3  # an output of 1 is eight scale indexes, or eight parts of a step
+INDEX_PER_OUTPUT = 8.0
+BLOCK = 12288  # positions that are worked on at once: fewer are slower by what Python adds, more by what caches lack
+
+
+class Tables(NamedTuple):
+    """Which tables a group uses: those with a long reach take long to decode with, and are for groups of few symbols."""
+
+    last: int  # the largest scale index
+    reach: int  # symbols on either side of the mean
+
+
+NARROW, WIDE = Tables(46, 63), Tables(SCALES - 1, 255)
+
+
+class Place(NamedTuple):
+    plane: int
+    row: int
+    column: int
+
+
+class ContextBits(torch.autograd.Function):
+    """Bits of the bands of a group and, on the way, their derivatives: block by block, so that all of it stays in a processor's cache.
+
+    Written out, it takes a quarter of the time of the same as separate operations on whole bands.
+    """
+
+    @staticmethod
+    def forward(ctx, planes: Tensor, rated: Tensor, places: Sequence[Sequence[Place]], last_index: int, *weights: Tensor) -> Tensor:
+        """
+        Args:
+            planes: as :meth:`BandContext.planes` stacks them.
+            rated: (bands, rows, columns).
+            places: of the inputs of each band.
+            weights: of each band, as :meth:`BandContext.bits` gives them.
+        """
+        bands, height, width = rated.shape
+        wanted = any(ctx.needs_input_grad)
+        first, first_bias, second, second_bias, last, last_bias, skip = weights
+        gradients = [torch.zeros_like(each) for each in (planes, rated, *weights)] if wanted else []
+        total = rated.new_zeros((), dtype=torch.float64)
+        rows = max(1, min(height, BLOCK // width))
+        inputs = len(places[0])
+        buffers = [rated.new_empty(count * rows * width) for count in (inputs, len(first[0]), len(first[0]), inputs, len(first[0]))]
+        for band in range(bands):
+            for top in range(0, height, rows):
+                count = min(rows, height - top)
+                n = count * width
+                x, one, two, back, inner = (buffer[: len(buffer) // (rows * width) * n].view(-1, n) for buffer in buffers)
+                windows = [_moved(planes, place, top, count, width) for place in places[band]]
+                torch.stack(windows, out=x.view(inputs, count, width))
+                torch.addmm(first_bias[band], first[band], x, out=one).relu_()
+                torch.addmm(second_bias[band], second[band], one, out=two).relu_()
+                out = torch.addmm(last_bias[band], last[band], two)
+                out[1] += (skip[band] @ x[:SIGNED])[0]
+                index = (out[0] * INDEX_PER_OUTPUT).clamp_(0, last_index)
+                bits, of_proxy, of_index = laplace(rated[band, top : top + count].reshape(-1) - out[1], index)
+                total += bits
+                if not wanted:
+                    continue
+                torch.mul(of_index, INDEX_PER_OUTPUT, out=out[0])
+                torch.neg(of_proxy, out=out[1])
+                of_planes, of_rated, of_first, of_first_bias, of_second, of_second_bias, of_last, of_last_bias, of_skip = gradients
+                of_rated[band, top : top + count] = of_proxy.view(count, width)
+                of_last[band].addmm_(out, two.T)
+                of_last_bias[band] += out.sum(1, keepdim=True)
+                of_skip[band].addmm_(out[1:], x[:SIGNED].T)
+                torch.mm(last[band].T, out, out=inner)
+                torch.ops.aten.threshold_backward(inner, two, 0, grad_input=two)
+                of_second[band].addmm_(two, one.T)
+                of_second_bias[band] += two.sum(1, keepdim=True)
+                torch.mm(second[band].T, two, out=inner)
+                torch.ops.aten.threshold_backward(inner, one, 0, grad_input=one)
+                of_first[band].addmm_(one, x.T)
+                of_first_bias[band] += one.sum(1, keepdim=True)
+                torch.mm(first[band].T, one, out=back)
+                back[:SIGNED].addmm_(skip[band].T, out[1:])
+                for place, part in zip(places[band], back.view(inputs, count, width)):
+                    _moved(of_planes, place, top, count, width).add_(part)
+        ctx.gradients = gradients
+        return total.float()
+
+    @staticmethod
+    def backward(ctx, *upstream: Tensor):
+        of_planes, of_rated, *of_weights = (gradient * upstream[0] for gradient in ctx.gradients)
+        return of_planes, of_rated, None, None, *of_weights
+
+
+def laplace(proxy: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the bits of :func:`~neuralcodec.entropy.laplace.laplace_bits`, and its derivatives by both arguments."""
+    rate = (index * (-1 / INDEX_PER_NAT)).exp_().mul_(math.sqrt(2) / float(NARROWEST))
+    distance = proxy.abs().sub_(0.5)  # beyond the nearer border of the unit interval around zero
+    inner = (distance < 0).float()
+    near = (distance.abs() * rate).neg_().exp_()
+    far = ((distance + 1) * rate).neg_().exp_()
+    mass = (near - far).mul_(0.5).lerp_((near + far).mul_(-0.5).add_(1), inner).clamp_(min=2.0**-MOST_BITS)
+    bits = mass.log2().sum().neg_()
+    share = inner.mul(near.sub(far)).mul_(0.5).div_(mass)  # what the derivative by the proxy is of the rate, within
+    of_proxy = share.add_(1).sub_(inner).mul_(rate).mul_(proxy.sign()).mul_(1 / math.log(2))
+    # By the logarithm of the rate, of -ln mass: (near · d - far · (d + 1)) / 2 / mass beyond; the same with -|d| within, and the other sign.
+    of_index = near.mul_(distance).sub_(far.mul_(distance.add_(1))).div_(mass).mul_(rate)
+    return bits, of_proxy, of_index.mul_(-0.5 / math.log(2) / INDEX_PER_NAT)
+
+
+def _moved(planes: Tensor, place: Place, top: int, height: int, width: int) -> Tensor:
+    """Rows of a plane, as a neighbour sees them."""
+    first, left = PADDING[2] + place.row + top, PADDING[0] + place.column
+    return planes[place.plane, first : first + height, left : left + width]
+
+
+class BandContext(nn.Module):
+    """Scales and means of the bands of one kind of group, at several scales of the picture.
+
+    Args:
+        channels: bands in a group.
+        before: for each band, those of the group that it looks at, at most two.
+        scales: of the picture, each with biases of its own.
+        hidden: width of both hidden layers.
+        parent, guide: whether there are bands of a coarser scale, and of luma.
+    """
+
+    def __init__(self, channels: int, before: Sequence[Sequence[int]], scales: int, hidden: int, parent: bool = True, guide: bool = False):
+        super().__init__()
+        self.channels, self.before = channels, [tuple(each) for each in before]
+        self.parent, self.guide = parent, guide
+        self.inputs = SIGNED + len(OWN) + len(AROUND) * (BEFORE + parent + guide)
+        self.first = nn.Parameter(torch.randn(channels, hidden, self.inputs) / math.sqrt(self.inputs))
+        self.first_bias = nn.Parameter(0.1 * torch.randn(scales, channels, hidden, 1))
+        self.second = nn.Parameter(torch.randn(channels, hidden, hidden) * math.sqrt(2 / hidden))
+        self.second_bias = nn.Parameter(torch.zeros(channels, hidden, 1))
+        self.last = nn.Parameter(torch.zeros(channels, 2, hidden))
+        self.last_bias = nn.Parameter(torch.zeros(scales, channels, 2, 1))
+        self.skip = nn.Parameter(torch.zeros(channels, 1, SIGNED))  # from values to the mean
+        with torch.no_grad():
+            self.last_bias[:, :, 0] = 2.0
+
+    def places(self, active: Sequence[int]) -> list[list[Place]]:
+        """Where each input of each band comes from, in planes as :meth:`planes` stacks them."""
+        count = self.channels
+        found = []
+        for channel in active:
+            inputs = [Place(count + channel, *each) for each in OWN[:SIGNED]]
+            inputs += [Place(channel, *each) for each in OWN]
+            for number in range(BEFORE):
+                seen = self.before[channel]
+                inputs += [Place(seen[number] if number < len(seen) else 2 * count, *each) for each in AROUND]
+            if self.parent:
+                inputs += [Place(2 * count + 1 + channel, *each) for each in AROUND]
+            if self.guide:
+                inputs += [Place(3 * count + 1 + channel % 3, *each) for each in AROUND]
+            found.append(inputs)
+        return found
+
+    def planes(self, values: Tensor, parent: Tensor | None, guide: Tensor | None) -> Tensor:
+        """Everything that is looked at, stacked and padded with zeros: magnitudes, values, a plane of zeros, parents, guides.
+
+        Args:
+            values: (channels, rows, columns) of the group.
+            parent: of the coarser scale, (channels, ⌈rows/2⌉, ⌈columns/2⌉).
+            guide: (3, rows, columns).
+        """
+        height, width = values.shape[1:]
+        parts = [magnitude(values), values.clamp(-VALUE_LIMIT, VALUE_LIMIT) * 2.0**-VALUE_SHIFT, torch.zeros_like(values[:1])]
+        if self.parent:
+            assert parent is not None
+            parts.append(_doubled(magnitude(parent), height, width))
+        if self.guide:
+            assert guide is not None
+            parts.append(magnitude(guide))
+        return F.pad(torch.cat(parts), PADDING)
+
+    def bits(
+        self, values: Tensor, rated: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, active: Sequence[int], last: int
+    ) -> Tensor:
+        """Of a group, a scalar, differentiable.
+
+        Args:
+            values, parent, guide: as in :meth:`planes`, rounded or nearly so.
+            rated: values whose rate is taken, (channels, rows, columns).
+            active: the bands that are coded.
+            last: the largest scale index.
+        """
+        which = slice(None) if len(active) == self.channels else list(active)
+        weights = (self.first, self.first_bias[scale], self.second, self.second_bias, self.last, self.last_bias[scale], self.skip)
+        chosen = [weight[which] for weight in weights]
+        return ContextBits.apply(self.planes(values, parent, guide), rated[which], self.places(active), last, *chosen)
+
+    @torch.no_grad()
+    def cheaper(self, values: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, last: int) -> Tensor:
+        """Bits that the integer next to each value of :meth:`bits`, towards zero, would save, (channels, rows, columns)."""
+        height, width = values.shape[1:]
+        planes = self.planes(values, parent, guide)
+        saved = torch.empty_like(values)
+        rows = max(1, min(height, BLOCK // width))
+        for band, places in enumerate(self.places(range(self.channels))):
+            for top in range(0, height, rows):
+                count = min(rows, height - top)
+                x = torch.stack([_moved(planes, place, top, count, width) for place in places]).flatten(1)
+                one = torch.addmm(self.first_bias[scale, band], self.first[band], x).relu_()
+                two = torch.addmm(self.second_bias[band], self.second[band], one).relu_()
+                out = torch.addmm(self.last_bias[scale, band], self.last[band], two)
+                mean, index = out[1] + (self.skip[band] @ x[:SIGNED])[0], (out[0] * INDEX_PER_OUTPUT).clamp(0, last)
+                here = values[band, top : top + count].reshape(-1)
+                fewer = laplace_bits(here - mean, index) - laplace_bits(here - here.sign() - mean, index)
+                saved[band, top : top + count] = fewer.view(count, width)
+        return saved
+
+
+class IntegerContext:
+    """The arithmetic of a :class:`BandContext` in integers, held in float64: every sum stays below 2^53, and is exact in any order."""
+
+    def __init__(self, context: BandContext):
+        self.context = context
+
+        def integers(parameter: Tensor, bits: int) -> np.ndarray:
+            values = parameter.detach().cpu().numpy().astype(np.float64)
+            return np.rint(np.clip(values, -WEIGHT_LIMIT, WEIGHT_LIMIT) * 2.0**bits)
+
+        self.first = integers(context.first, WEIGHT_BITS)
+        self.first_bias = integers(context.first_bias, WEIGHT_BITS + INPUT_BITS)[..., 0]
+        self.second = integers(context.second, WEIGHT_BITS)
+        self.second_bias = integers(context.second_bias, WEIGHT_BITS + HIDDEN_BITS)[..., 0]
+        # Values as they enter have other fractional bits than hidden ones.
+        self.last = np.concatenate((integers(context.last, WEIGHT_BITS), np.zeros((context.channels, 2, SIGNED))), 2)
+        self.last[:, 1, -SIGNED:] = integers(context.skip, WEIGHT_BITS)[:, 0] * 2.0 ** (HIDDEN_BITS - INPUT_BITS)
+        self.last_bias = integers(context.last_bias, WEIGHT_BITS + HIDDEN_BITS)[..., 0]
+
+    def hidden(self, total: np.ndarray, shift: int) -> np.ndarray:
+        """In place: ``total / 2^shift``, rounded half up, at least 0."""
+        total *= 2.0**-shift
+        total += 0.5
+        np.floor(total, out=total)
+        return np.clip(total, 0, HIDDEN_LIMIT, out=total)
+
+    def outputs(self, first: np.ndarray, values: np.ndarray, scale: int, which: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Scale index and mean in parts of a step, both (bands, positions).
+
+        Args:
+            first: sums of the first layer, (bands, positions, hidden); overwritten.
+            values: the first inputs, (bands, positions, SIGNED).
+        """
+        which = list(which)
+        hidden = self.hidden(first, WEIGHT_BITS + INPUT_BITS - HIDDEN_BITS)
+        hidden = np.matmul(hidden, self.second[which].transpose(0, 2, 1))
+        hidden += self.second_bias[which][:, None]
+        hidden = self.hidden(hidden, WEIGHT_BITS)
+        out = np.matmul(np.concatenate((hidden, values), 2), self.last[which].transpose(0, 2, 1))
+        out += self.last_bias[scale, which][:, None]
+        out *= 2.0**-OUTPUT_SHIFT
+        out += 0.5
+        np.floor(out, out=out)
+        return out[..., 0], out[..., 1]
+
+
+def magnitude(values: Tensor) -> Tensor:
+    """log₂(1 + |value|)."""
+    return torch.log2(1 + values.abs())
+
+
+@cache
+def magnitudes() -> np.ndarray:
+    """The same of 0 … VALUE_LIMIT in integers of ``INPUT_BITS`` fractional bits, as float64."""
+    exact = np.log2(1 + np.arange(VALUE_LIMIT + 1, dtype=np.float64)) * 2**INPUT_BITS
+    assert np.abs(exact % 1 - 0.5).min() > 1e-6  # no rounding is so close that two libraries could disagree
+    return np.rint(exact)
+
+
+@cache
+def tables(kind: Tables) -> IntegerTables:
+    """Laplace tables around every part of a step: table ``index · PARTS + part`` for the mean ``part / PARTS - 1/2``."""
+    every = IntegerTables((kind.last + 1) * PARTS)
+    with localcontext() as context:
+        context.prec = 40
+        one, unit, half = Decimal(1), Decimal(2**44), Decimal("0.5")
+        ratio = (Decimal(WIDEST) / Decimal(NARROWEST)).ln() / (SCALES - 1)
+        made = []
+        for index in range(kind.last + 1):
+            rate = Decimal(2).sqrt() / (Decimal(NARROWEST) * (ratio * index).exp())
+            fall = (-rate).exp()
+            for part in range(PARTS):
+                mean = Decimal(part) / PARTS - half
+                sides = []
+                for sign in (1, -1):
+                    tail = half * (-rate * (half - sign * mean)).exp()  # beyond the interval around zero
+                    masses = []
+                    for _ in range(kind.reach):
+                        if tail < Decimal(TAIL):
+                            break
+                        masses.append(tail * (one - fall))
+                        tail *= fall
+                    sides.append((masses, tail))
+                (right, beyond), (left, below) = sides
+                centre = one - sum(right) - sum(left) - beyond - below
+                weights = [*left[::-1], centre, *right, beyond + below]
+                made.append(Table(-len(left), quantize_probabilities(np.array([int(mass * unit) for mass in weights], dtype=np.float64))))
+    every.set(made)
+    return every
+
+
+def named(index: np.ndarray, mean: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tables of scale indexes and means in parts of a step, and the integers to subtract from symbols."""
+    whole = np.floor((mean + PARTS // 2) / PARTS)
+    part = mean - whole * PARTS + PARTS // 2
+    numbers = np.clip(index, 0, last) * PARTS + part
+    return numbers.astype(np.int32), np.clip(whole, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+
+
+def _doubled(plane: Tensor, height: int, width: int) -> Tensor:
+    """Every position four times, (channels, height, width)."""
+    channels, rows, columns = plane.shape
+    return plane[:, :, None, :, None].expand(-1, -1, 2, -1, 2).reshape(channels, 2 * rows, 2 * columns)[:, :height, :width]

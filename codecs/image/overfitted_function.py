@@ -1,0 +1,93 @@
+"""What a picture can be fitted with: functions of position that weights, and latents if any, describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from neuralcodec.entropy.rans import CorruptStream
+from neuralcodec.entropy.weights import EXACT, Rounding
+
+
+class Drawn(NamedTuple):
+    picture: Tensor  # (3, H, W) in about 0…1
+    bits: Tensor  # scalar, differentiable: of the latents
+
+
+class PictureFunction(nn.Module):
+    """A function that draws a picture.
+
+    A new kind of function implements :meth:`draw`; one with latents implements the rest as well. What its weights cost and how they are
+    quantized, the fit, the file and rate control are not its business: see :mod:`~neuralcodec.codecs.image.overfitted`. Weights as they are
+    constructed have to be the same on every machine (:mod:`~neuralcodec.codecs.fixed`), unless they come with the package.
+
+    Attributes:
+        pointwise: :meth:`draw` takes ``every``: first row, first column and stride of the pixels to draw; a fit then draws some in each step.
+    """
+
+    pointwise = False
+
+    def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
+        """(3, H, W), in about 0…1, from latents in steps, as :meth:`start` gives them, but rounded."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        latents: Sequence[Tensor],
+        height: int,
+        width: int,
+        rounding: Rounding = EXACT,
+        active: Sequence[Sequence[int]] | None = None,
+        **options: Any,
+    ) -> Drawn:
+        """The picture, and what its latents cost.
+
+        Args:
+            rounding: what stands in for rounding latents.
+            active: channels of each that are not zero everywhere; all by default.
+            options: for :meth:`draw`.
+        """
+        picture = self.draw(latents, height, width, **options)
+        return Drawn(picture, picture.new_zeros(()))
+
+    def advance(self, progress: float) -> None:
+        """Is told before each step how much of a fit is done, 0…1."""
+
+    def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
+        """Initial latents, (channels, rows, columns) each, for a picture (3, H, W) in 0…1. May set weights.
+
+        Args:
+            lmbda: bits per pixel and unit of mean squared error on a 0…255 scale.
+        """
+        return []
+
+    def precision(self, name: str) -> float | None:
+        """Quantization step that a parameter's differences start with, if not one that follows from the size of its values."""
+        return None
+
+    def speed(self, name: str) -> float:
+        """Factor on the learning rate of a parameter."""
+        return 1.0
+
+    def encode(self, latents: Sequence[Tensor]) -> bytes:
+        """Rounded latents to bytes, by the module's own weights."""
+        return b""
+
+    def decode(self, data: bytes, height: int, width: int) -> list[Tensor]:
+        """Undo :meth:`encode`.
+
+        Raises:
+            CorruptStream: not such bytes.
+        """
+        if data:
+            raise CorruptStream("the file holds latents where none belong")
+        return []
+
+    def multiplications(self, height: int, width: int) -> float:
+        """Multiply–accumulates of decoding, in all."""
+        raise NotImplementedError
+
+
+__all__ = ["Drawn", "PictureFunction"]

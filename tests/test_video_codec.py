@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neuralcodec.cli import main
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError
-from neuralcodec.codecs.video import files, fitted, motion, networks
+from neuralcodec.codecs.video import files, fitted, hybrid, motion, networks, sweeps, wavelets
 from neuralcodec.codecs.video.fit import Piece, Plan, fit
 from neuralcodec.codecs.video.fitted import FittedVideo
 from neuralcodec.datasets.video import Clip, read_clip
@@ -25,23 +27,23 @@ QUICK = Plan(steps=6, batch=2)
 PYRAMID = {"widths": [8, 8, 6], "depths": [1, 0, 1]}
 NETWORKS = {
     "GridDecoder": {**PYRAMID, "grids": [[2, 64, 6], [8, 1, 3], [4, 2, 4]], "vector": 3},
-    "MotionDecoder": {**PYRAMID, "pyramid": [[8, 3], [4, 3], [2, 6]], "key": 3, "block": 8},
+    "HybridDecoder": {"key": 3, "scales": 3, "block": 8},
     "NeRV": {"widths": [6, 6], "strides": [4], "kernels": [3], "base": [3, 4]},
     "HNeRV": {"widths": [6, 6, 6], "strides": [2, 2], "kernels": [1, 3], "embedding": 2},
     "NeRV++": {"widths": [6, 6, 6], "strides": [2, 2], "kernels": [3, 3], "embedding": 2, "block": "separable"},
     "HNeRV-Boost": {"widths": [6, 6, 6], "strides": [2, 2], "kernels": [1, 3], "embedding": 2, "block": "modulated"},
     "Siren": {"width": 8, "depth": 2},
 }
-PLACES = {"GridDecoder": "networks", "MotionDecoder": "motion", "Siren": "baselines"}
+PLACES = {"GridDecoder": "networks", "HybridDecoder": "hybrid", "Siren": "baselines"}
 
 
-def spec(name: str = "MotionDecoder", **arguments) -> dict:
+def spec(name: str = "HybridDecoder", **arguments) -> dict:
     place = f"{PLACES[name]}.{name}" if name in PLACES else "baselines.ConvolutionalNeRV"
     network = {"class_path": f"neuralcodec.codecs.video.{place}", "init_args": NETWORKS[name]}
     return {"class_path": "neuralcodec.codecs.video.FittedVideo", "init_args": {"network": network, "group": 4, **arguments}}
 
 
-def codec(name: str = "MotionDecoder", **arguments) -> FittedVideo:
+def codec(name: str = "HybridDecoder", **arguments) -> FittedVideo:
     torch.manual_seed(0)
     return files.from_spec(spec(name, **arguments))
 
@@ -149,7 +151,8 @@ def test_the_estimate_of_a_fit_is_the_file_within_one_percent():
     latents = fit(piece, pictures, 0.05, Plan(steps=10, batch=4)).latents
     piece.grids.settle(latents)
     with torch.no_grad():
-        grids = sum(rows.bits.sum() for rows in piece.grids([Window(each) for each in latents])) + piece.grids.side_bits()
+        rows = piece.grids([Window(each) for each in latents], piece.grids.indexes(latents))
+        grids = sum(each.bits.sum() for each in rows) + piece.grids.side_bits()
         weights = piece.weights(piece.differences()).bits
     streams = (piece.grids.encode(latents)[0], piece.weights.encode(piece.differences())[0])
     assert 8 * sum(map(len, streams)) == pytest.approx(float(grids + weights), rel=0.01, abs=32)  # the coder works in words of 32 bits
@@ -159,11 +162,56 @@ def test_motion_is_found():
     torch.manual_seed(0)
     picture = F.interpolate(torch.rand(1, 1, 12, 16), (96, 128), mode="bicubic")
     shifted = torch.roll(picture, (5, -11), (2, 3))
-    packed = [torch.cat((F.pixel_unshuffle(each, 2), torch.full((1, 2, 48, 64), 0.5)), 1) for each in (shifted, picture)]
-    found = motion.match(packed[0], packed[1], 16)
-    assert torch.equal(found[0, :, 2:4, 2:5], torch.tensor([-5.0, 11.0]).reshape(2, 1, 1).expand(2, 2, 3))
-    back = motion.moved(packed[1], torch.tensor([-5.0, 11.0]).reshape(1, 2, 1, 1).expand(1, 2, 48, 64))
-    assert torch.allclose(back[..., 8:-8, 8:-8], packed[0][..., 8:-8, 8:-8], atol=1e-5)
+    found = motion.match(shifted, picture, 16, torch.zeros(1, 2, 6, 8), 1e4)
+    assert torch.equal(found[0, :, 2:4, 2:4], torch.tensor([-5.0, 11.0]).reshape(2, 1, 1).expand(2, 2, 2))
+    back = motion.moved(picture, torch.tensor([-5.0, 11.0]).reshape(1, 2, 1, 1).expand(1, 2, 96, 128))
+    assert torch.allclose(back[..., 16:-16, 16:-16], shifted[..., 16:-16, 16:-16], atol=1e-5)
+
+
+@given(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_wavelets_give_planes_of_any_size_back(size, scales):
+    plane = torch.rand(2, 1, *size, dtype=torch.float64)
+    low, bands = wavelets.analysed(plane, scales)
+    assert torch.allclose(wavelets.synthesised(low, bands, *size), plane, atol=1e-9)
+    assert low.shape[2:] == tuple(-(-side // 2**scales) for side in size)
+
+
+def test_bands_of_wavelets_have_unit_norm():
+    low, bands = wavelets.analysed(torch.zeros(1, 1, 128, 128), 3)
+    for number, band in enumerate(bands):
+        for kind in range(3):
+            ones = [torch.zeros_like(each) for each in bands]
+            ones[number][0, 0, kind, band.shape[-2] // 2, band.shape[-1] // 2] = 1
+            assert float(wavelets.synthesised(low, ones, 128, 128).square().sum()) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 9, 12])
+def test_frames_of_a_hybrid_are_drawn_from_the_rows_that_it_says(frames):
+    network = codec().network
+    assert isinstance(network, hybrid.HybridDecoder)
+    nodes, between = network.nodes(frames), network.between(frames)
+    assert sorted([*nodes, *(each.frame for each in between)]) == list(range(frames))
+    runs = network.runs(frames)
+    assert [one[1] for one in runs[:-1]] == [other[0] for other in runs[1:]] and (runs[0][0], runs[-1][1]) == (0, frames)
+    shapes = network.shapes(frames, 34, 46)
+    rows = [torch.randn(shape[:4]) * 0.1 for shape in shapes]
+    whole = network(rows, [0] * len(rows), torch.zeros(frames, 0), torch.arange(frames), 34, 46)
+    for begin in range(frames):
+        spans = network.spans(begin, begin + 1, frames)
+        part = network(
+            [row[a:b] for row, (a, b) in zip(rows, spans)], [a for a, _ in spans], torch.zeros(frames, 0), torch.tensor([begin]), 34, 46
+        )
+        assert torch.allclose(part[0], whole[begin], atol=1e-6)
+
+
+def test_sweeps_find_pictures_that_are_better_for_their_bits():
+    pictures = files.pack(clip(4))[0]
+    piece = Piece(codec().network.requires_grad_(True), 4, 34, 46)
+    sweeping = sweeps.Sweeping(piece, pictures, 0.01, Plan(steps=40))
+    before = sweeping.cost()
+    sweeping.run()
+    assert sweeping.cost() < 0.97 * before
 
 
 def test_an_unfitted_network_draws_its_pyramid():

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuralcodec.codecs.video.networks import VideoNetwork
-from neuralcodec.entropy.grids import KEEP_UNIT, GridCoder, Window
+from neuralcodec.entropy.grids import GridCoder, Window
 from neuralcodec.entropy.weights import EXACT, Rounding, WeightCoder
 
-PLANE_WEIGHTS = (3 / 16,) * 4 + (1 / 8,) * 2  # of the squared errors: Y counts six times as much as U and V
+PLANE_WEIGHTS = (1 / 8,) * 4 + (
+    1 / 4,
+) * 2  # of the squared errors: Y half, U and V a quarter each, as about both RGB and decibels of 6:1:1 want it
 PEAK = 255.0
+SETTLED, REFRESHED = 8, 10  # times that contexts' tables are chosen anew in a fit, and steps after which contexts are
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
 
 Report = Callable[[int, int, str], None]  # steps done, of how many, how good it is
@@ -57,29 +60,22 @@ class Plan(NamedTuple):
 DEFAULT = Plan()
 
 
-class Rows:
-    """Adam on latents of which each step touches a few rows: no row moves while nothing is known of it."""
+class Moments:
+    """Adam's, of latents of which each step touches a few rows: no row moves while nothing is known of it."""
 
     def __init__(self, values: Tensor):
-        self.values = values
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.count = torch.zeros(len(values))
 
-    def window(self, first: int, end: int) -> tuple[Tensor, Window]:
-        """A leaf with rows ``first … end - 1``, and the same behind the two before."""
-        leaf = self.values[first:end].clone().requires_grad_(True)
-        before = self.values[max(first - 2, 0) : first]
-        return leaf, Window(torch.cat((before, leaf)), len(before))
-
     @torch.no_grad()
-    def step(self, first: int, gradient: Tensor, rate: float) -> None:
+    def step(self, values: Tensor, first: int, gradient: Tensor, rate: float) -> None:
         rows = slice(first, first + len(gradient))
         self.count[rows] += 1
         mean = self.mean[rows].lerp_(gradient, 1 - BETAS[0])
         square = self.square[rows].lerp_(gradient.square(), 1 - BETAS[1])
         count = self.count[rows].reshape(-1, 1, 1, 1).to(gradient)
         size = rate * (1 - BETAS[1] ** count).sqrt() / (1 - BETAS[0] ** count)
-        self.values[rows] -= size * mean / (square.sqrt() + EPSILON)
+        values[rows] -= size * mean / (square.sqrt() + EPSILON)
 
 
 class Piece(nn.Module):
@@ -138,72 +134,126 @@ def start(piece: Piece, pictures: Tensor, lmbda: float) -> list[Tensor]:
     latents = []
     for number, begun in enumerate(piece.network.initial(pictures, piece.height, piece.width, step)):
         nn.init.constant_(piece.grids.steps[number], begun.exponent)
-        nn.init.constant_(piece.grids.keeps[number], KEEP_UNIT if begun.keep else 0)
         latents.append(begun.latent)
     return latents
 
 
+class Fitting:
+    """A fit under way, by gradient descent on everything.
+
+    Args:
+        pictures: (frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1.
+        lmbda: bits per pixel and unit of mean squared error on a 0…255 scale.
+    """
+
+    def __init__(self, piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, seed: int = 0):
+        self.piece, self.pictures, self.lmbda, self.plan = piece, pictures, lmbda, plan
+        self.latents = start(piece, pictures, lmbda)
+        self.tensors: list[Any] = list(piece.tensors().values())
+        self.side = [each for each in (*piece.weights.parameters(), *piece.grids.parameters()) if each.requires_grad]
+        self.optimiser = torch.optim.Adam([{"params": self.tensors}, {"params": self.side}], betas=BETAS)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue: list[tuple[int, int]] = []
+        self.done, self.seconds, self.before = 0, 0.0, 0.0
+        self.error = self.rate = 0.0
+        self.settle()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Whatever else a fit has to remember."""
+        self.batch = min(self.plan.batch, self.piece.frames)
+        self.visits = _visits(self.piece, self.batch)
+        self.moments = [Moments(values) for values in self.latents]
+
+    @property
+    def progress(self) -> float:
+        if self.plan.seconds is None:
+            return self.done / self.plan.steps if self.plan.steps else 1.0
+        return self.seconds / self.plan.seconds
+
+    def run(self, report: Report = nothing) -> Fitted:
+        """To the plan's end."""
+        while (progress := self.progress) < 1:
+            began = time.monotonic()
+            if int(progress * SETTLED) > int(self.before * SETTLED):
+                self.settle()
+            elif self.done and self.done % REFRESHED == 0:
+                self.indexes = self.piece.grids.indexes(self.latents)
+            self.before = progress
+            self.step(progress)
+            self.done += 1
+            self.seconds += time.monotonic() - began
+            total = self.plan.steps if self.plan.seconds is None else max(self.done, round(self.done / max(self.progress, 1e-9)))
+            report(self.done, total, f"{self.rate:.4f} bpp, {-10 * math.log10(max(self.error, 1e-10)):.2f} dB")
+        self.finish()
+        self.piece.grids.settle(self.latents)
+        return Fitted(self.piece, self.latents)
+
+    def finish(self) -> None:
+        """Whatever is left to do after the last step."""
+
+    def settle(self) -> None:
+        """Contexts and their tables to what the latents are by now."""
+        self.piece.grids.settle(self.latents)
+        self.indexes = self.piece.grids.indexes(self.latents)
+
+    def step(self, progress: float) -> None:
+        """With the frames of one batch."""
+        piece, plan, slow = self.piece, self.plan, schedule(progress)
+        rounding, rounding_weights = roundings(plan, progress)
+        self.queue = self.queue or _batches(piece.frames, self.batch, self.generator)
+        begin, end = self.queue.pop()
+        spans = piece.network.spans(begin, end, piece.frames)
+        leaves = [values[first:last].clone().requires_grad_(True) for values, (first, last) in zip(self.latents, spans)]
+        befores = [values[max(first - 2, 0) : first] for values, (first, _) in zip(self.latents, spans)]
+        windows = [Window(torch.cat((before, leaf)), len(before)) for before, leaf in zip(befores, leaves)]
+        coded = piece.grids(windows, [index[first:last] for index, (first, last) in zip(self.indexes, spans)], rounding)
+        weights = piece.weights(piece.differences(), rounding_weights)
+        values = [each.values for each in coded]
+        drawn = piece.draw(piece.whole(weights.values), values, [first for first, _ in spans], torch.arange(begin, end))
+        error = squared_error(drawn, self.pictures[begin:end])
+        bits = weights.bits + piece.grids.side_bits()
+        for each, often, (first, last) in zip(coded, self.visits, spans):
+            bits = bits + (each.bits / often[first:last]).sum()
+        rate = bits / (piece.frames * piece.height * piece.width)
+        gradients = torch.autograd.grad(rate + self.lmbda * PEAK**2 * error, [*leaves, *self.tensors, *self.side], allow_unused=True)
+        for values, moments, (first, _), gradient in zip(self.latents, self.moments, spans, gradients):
+            if gradient is not None:
+                moments.step(values, first, gradient, plan.latents * slow)
+        for parameter, gradient in zip([*self.tensors, *self.side], gradients[len(leaves) :]):
+            parameter.grad = gradient
+        self.descend(slow)
+        share = max(0.05, 1 / (self.done + 1))
+        self.error += (float(error.detach()) - self.error) * share
+        self.rate += (float(rate.detach()) - self.rate) * share
+
+    def descend(self, slow: float) -> None:
+        """By the gradients of weights and steps."""
+        self.optimiser.param_groups[0]["lr"], self.optimiser.param_groups[1]["lr"] = self.plan.weights * slow, self.plan.side * slow
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+
 def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, report: Report = nothing, seed: int = 0) -> Fitted:
     """A piece fitted to pictures (frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1."""
-    latents = [Rows(latent) for latent in start(piece, pictures, lmbda)]
-    tensors: list[Any] = list(piece.tensors().values())
-    side = [*piece.weights.parameters(), *(each for each in piece.grids.parameters() if each.requires_grad)]
-    optimiser = torch.optim.Adam([{"params": tensors}, {"params": side}], betas=BETAS)
-    pixels = piece.height * piece.width
-    batch = min(plan.batch, piece.frames)
-    generator = torch.Generator().manual_seed(seed)
+    from neuralcodec.codecs.video.sweeps import Sweeping
+
+    kind = Sweeping if piece.network.linear else Fitting
+    return kind(piece, pictures, lmbda, plan, seed).run(report)
+
+
+def squared_error(drawn: Tensor, pictures: Tensor) -> Tensor:
+    """Of packed pictures, mean over frames and pixels, scalar."""
     planes = torch.tensor(PLANE_WEIGHTS).reshape(-1, 1, 1)
-    visits = _visits(piece, batch)
-    began, done = time.monotonic(), 0
-    queue: list[tuple[int, int]] = []
-    error = rate = 0.0
-    while (progress := _progress(plan, done, began)) < 1:
-        rounding, rounding_weights = _roundings(plan, progress)
-        slow = _schedule(progress)
-        queue = queue or _batches(piece.frames, batch, generator)
-        begin, end = queue.pop()
-        frames = torch.arange(begin, end)
-        spans = piece.network.spans(begin, end, piece.frames)
-        leaves, windows = [], []
-        for rows, (first, last) in zip(latents, spans):
-            leaf, window = rows.window(first, last)
-            leaves.append(leaf)
-            windows.append(window)
-        coded = piece.grids(windows, rounding)
-        weights = piece.weights(piece.differences(), rounding_weights)
-        drawn = piece.draw(piece.whole(weights.values), [each.values for each in coded], [first for first, _ in spans], frames)
-        squares = ((drawn - pictures[begin:end]).square() * planes).sum((1, 2, 3)) / (pixels / 4)
-        bits = weights.bits + piece.grids.side_bits()
-        for each, often, (first, last) in zip(coded, visits, spans):
-            bits = bits + (each.bits / often[first:last]).sum()
-        loss = bits / (piece.frames * pixels) + lmbda * PEAK**2 * squares.mean()
-        gradients = torch.autograd.grad(loss, [*leaves, *tensors, *side])
-        for rows, (first, _), gradient in zip(latents, spans, gradients):
-            rows.step(first, gradient, plan.latents * slow)
-        for parameter, gradient in zip([*tensors, *side], gradients[len(leaves) :]):
-            parameter.grad = gradient
-        optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = plan.weights * slow, plan.side * slow
-        optimiser.step()
-        done += 1
-        error += (float(squares.detach().mean()) - error) * max(0.05, 1 / done)
-        rate += (float(bits.detach()) / (piece.frames * pixels) - rate) * max(0.05, 1 / done)
-        total = plan.steps if plan.seconds is None else max(done, round(done / max(_progress(plan, done, began), 1e-9)))
-        report(done, total, f"{rate:.4f} bpp, {-10 * math.log10(max(error, 1e-10)):.2f} dB")
-    return Fitted(piece, [rows.values for rows in latents])
+    return ((drawn - pictures).square() * planes).sum((1, 2, 3)).mean() / math.prod(drawn.shape[2:])
 
 
-def _progress(plan: Plan, done: int, began: float) -> float:
-    if plan.seconds is None:
-        return done / plan.steps if plan.steps else 1.0
-    return (time.monotonic() - began) / plan.seconds
-
-
-def _schedule(progress: float) -> float:
+def schedule(progress: float) -> float:
     """Factor on the learning rates: a quick rise, then a cosine."""
     return min(1.0, progress / 0.02 + 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _roundings(plan: Plan, progress: float) -> tuple[Rounding, Rounding]:
+def roundings(plan: Plan, progress: float) -> tuple[Rounding, Rounding]:
     """Of latents and of weights."""
     soft = 1 - plan.exact
     if progress < soft:
@@ -238,4 +288,4 @@ def _visits(piece: Piece, batch: int) -> list[Tensor]:
     return counts
 
 
-__all__ = ["DEFAULT", "Fitted", "Piece", "Plan", "Report", "fit", "nothing"]
+__all__ = ["DEFAULT", "Fitted", "Fitting", "Piece", "Plan", "Report", "fit", "nothing"]

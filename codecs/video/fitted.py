@@ -26,7 +26,7 @@ from neuralcodec.codecs.video.networks import VideoNetwork
 from neuralcodec.entropy.rans import CorruptStream
 
 STREAMS = ("weights", "grids")  # of each group of pictures
-AT_ONCE = 2**21  # pixels that are drawn together
+AT_ONCE = 2**25  # pixels that are drawn together
 
 
 class Group(NamedTuple):
@@ -98,7 +98,6 @@ class FittedVideo(Codec):
                 fitted = fit(piece, x[0, group.begin : group.end], lmbda, plan, counted)
             weights, integers = piece.weights.encode(piece.differences())
             network = self._read_weights(network, weights, group, height, width)[0].network
-            piece.grids.settle(fitted.latents)
             grids, grid_integers = piece.grids.encode(fitted.latents)
             streams += [weights, grids]
             symbols |= _named(number, integers, grid_integers)

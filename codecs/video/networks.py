@@ -110,10 +110,12 @@ class VideoNetwork(nn.Module):
     Attributes:
         grids: its latents, in coding order.
         vector: numbers that each frame has besides; 0 for none.
+        linear: of each grid, whether pictures depend almost linearly on it, if :mod:`~neuralcodec.codecs.video.sweeps` is to fit it.
     """
 
     grids: list[Grid]
     vector: int = 0
+    linear: Sequence[bool] = ()
 
     def shapes(self, frames: int, height: int, width: int) -> list[GridShape]:
         """Of the grids of a clip."""
@@ -122,6 +124,10 @@ class VideoNetwork(nn.Module):
     def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
         """First row and end of the rows of each grid that frames ``begin … end - 1`` of so many are drawn from."""
         raise NotImplementedError
+
+    def runs(self, frames: int) -> list[tuple[int, int]]:
+        """Runs of frames that are drawn together without waste; they cover all, in order."""
+        return [(frame, frame + 1) for frame in range(frames)]
 
     def forward(self, rows: Sequence[Tensor], firsts: Sequence[int], vectors: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
         """

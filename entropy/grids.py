@@ -9,8 +9,8 @@ even), (odd, odd), (even, odd), (odd, even), every pass at once. What is coded i
 integer arithmetic on magnitudes up to 255: no network, the same on every machine, and vectorised.
 
 The passes: He et al. 2021, https://arxiv.org/abs/2103.15306 (two of them), He et al. 2022, https://arxiv.org/abs/2203.10886 (four).
-Context classes instead of a network: as in CALIC (Wu and Memon 1997, https://doi.org/10.1109/26.585919); here an encoder chooses the scale of
-each class for the latents in question.
+Context classes instead of a network: as in CALIC (Wu and Memon 1997, https://doi.org/10.1109/26.585919); here an encoder chooses the scale
+of each class for the latents in question.
 """
 
 from __future__ import annotations
@@ -365,7 +365,7 @@ class GridCoder(nn.Module):
         return (table[classes] + torch.round(self.offsets[number])[:, None, None]).clamp(0, SCALES - 1)
 
     def _side(self) -> list[Tensor]:
-        """Side information: steps, predictions and offsets, and mixes and tables, each as what it differs by from the channel or grid before."""
+        """Steps, predictions, offsets, mixes and tables, each as what it differs by from the channel or grid before."""
         by_channel = [torch.cat([self.mixes.new_zeros(1), *each]) for each in (self.steps, self.keeps, self.offsets)] if self.shapes else []
         by_grid = [torch.cat((each.new_zeros(1, *each.shape[1:]), each)) for each in (self.mixes, self.classes)] if self.shapes else []
         rounded = [round_straight_through(each) for each in (*by_channel, *by_grid)]

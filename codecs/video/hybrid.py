@@ -4,13 +4,13 @@
                                   └─ moved ─┐         ┌─ moved ─┘
                                            blend (+ change) ─► frame half-way, and so on between those
 
-Motion and blending weights are latent grids, in pixels and logits, interpolated bilinearly. Motion is coded as what it differs by from what the
-pictures around say: where all is steady it is zero. Pictures and changes are latent grids too, bands of wavelets. Everything is fitted
-together, after a start by block matching, so that a picture is as good as what is made of it deserves.
+Motion and blending weights are latent grids, in pixels and logits, interpolated bilinearly. Motion is coded as what it differs by from
+what the pictures around say: where all is steady it is zero. Pictures and changes are latent grids too, bands of wavelets. Everything is
+fitted together, after a start by block matching, so that a picture is as good as what is made of it deserves.
 
-The structure is that of Leguay et al. 2024 (Cool-chic video), https://arxiv.org/abs/2402.03179, of which each picture has a network of its own.
-Differs in critically sampled bands instead of a pyramid, which start as the transform of the picture, in motion along the tree of pictures, and
-in everything that :mod:`neuralcodec.entropy.grids` does otherwise.
+The structure is that of Leguay et al. 2024 (Cool-chic video), https://arxiv.org/abs/2402.03179, where each picture has a network of its
+own. Differs in critically sampled bands instead of a pyramid, which start as the transform of the picture and need no network, in motion
+along the tree of pictures, and in everything that :mod:`neuralcodec.entropy.grids` does otherwise.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class HybridDecoder(VideoNetwork):
             in one of them is seen in, over two.
     """
 
-    def __init__(self, key: int = 8, scales: int = 5, block: int = 16, cascade: float = 0.6):
+    def __init__(self, key: int = 8, scales: int = 5, block: int = 16, cascade: float = 0.8):
         super().__init__()
         if key < 1 or block < 2 or not 2 <= scales <= 8:
             raise ValueError("key is positive, block at least 2, and there are 2 to 8 scales")
@@ -157,7 +157,7 @@ class HybridDecoder(VideoNetwork):
     def _frames(
         self, chosen: Sequence[Between], latents: Tensor, drawn: dict[int, Planes], motions: dict[tuple[int, int], Tensor]
     ) -> Planes:
-        """Frames of one generation as their neighbours predict them; ``motions`` (from the later picture to the earlier) become theirs too."""
+        """Frames of one generation as their neighbours predict them. Their parts of ``motions``, from later to earlier, are added."""
         ways = torch.cat([motions[each.before, each.after] for each in chosen])
         part = torch.tensor([passed(each) for each in chosen]).reshape(-1, 1, 1, 1)
         back, on = latents[:, :2] + latents[:, 2:4] + ways * part, latents[:, :2] - latents[:, 2:4] - ways * (1 - part)
@@ -245,7 +245,7 @@ class HybridDecoder(VideoNetwork):
             made[each.frame] = (latents / MOTION_STEP, bands[2][-1])
         fields[2].extend(made[each.frame][0] for each in order)
         starts = []
-        for kind, count in enumerate((1, len(nodes) - 1, len(order))):
+        for kind in range(3):
             rows = [made[each.frame][1] for each in order] if kind == 2 else bands[kind]
             rows = rows or [[torch.zeros(1, grid.channels, 1, 1) for grid in self.picture]]
             if kind:

@@ -10,15 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralcodec.codecs.video.networks import enlarged
-
 MOTION_STEP = 0.5  # pixels: of motion, to start with
 REACH = 24  # pixels up, down, left and right that are searched
 REFINING_STEPS, REFINING_RATE = 16, 0.15  # of gradient descent, pixels
 
 
 def moved(planes: Tensor, motion: Tensor) -> Tensor:
-    """Planes (n, c, h, w), each position from where it was, by bicubic interpolation: ``motion`` (n, 2, h, w) down and right, in samples."""
+    """Planes (n, c, h, w), each position from where it was, bicubic: ``motion`` (n, 2, h, w) down and right, in samples."""
     return _sampled(planes, motion, "bicubic")
 
 

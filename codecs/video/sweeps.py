@@ -3,10 +3,10 @@
     pictures ◄─network─ q ──► gradient of the error ──► y = q - gradient / 2 curvature ──► q: the integer near y that is worth its bits
 
 A descent of small steps needs thousands to move a latent by one, and most are zero in the end. Where a latent changes the pictures about
-linearly, its best integer follows from gradient and curvature: Newton's method, with rounding in it (iterative hard thresholding: Blumensath
-and Davies 2008, https://doi.org/10.1007/s00041-008-9035-z). Curvature is that of Gauss and Newton, of which random pictures give
-the diagonal (Hutchinson's estimate: Bekas, Kokiopoulou, Saad 2007, https://doi.org/10.1016/j.apnum.2007.01.003): it tells what a picture is
-worth to all that are made of it.
+linearly, its best integer follows from gradient and curvature: Newton's method, with rounding in it (iterative hard thresholding:
+Blumensath and Davies 2008, https://doi.org/10.1007/s00041-008-9035-z). Curvature is that of Gauss and Newton, of which random pictures
+give the diagonal (Hutchinson's estimate: Bekas, Kokiopoulou, Saad 2007, https://doi.org/10.1016/j.apnum.2007.01.003): it tells what a
+picture is worth to all that are made of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Wavelets of planes of any size: as many coefficients as samples, and steps that mean the same in every band.
 
-The filters are those of Cohen, Daubechies and Feauveau 1992 with 9 and 7 taps, https://doi.org/10.1002/cpa.3160450502, by the lifting steps of
-Daubechies and Sweldens 1998, https://doi.org/10.1007/BF02476026, as JPEG 2000 has them. Differs in its scaling, under which basis functions
-have about unit norm, and in odd lengths, which get one more sample.
+The filters are those of Cohen, Daubechies and Feauveau 1992 with 9 and 7 taps, https://doi.org/10.1002/cpa.3160450502, by the lifting
+steps of Daubechies and Sweldens 1998, https://doi.org/10.1007/BF02476026, as JPEG 2000 has them. Differs in its scaling, under which basis
+functions have about unit norm, and in odd lengths, which get one more sample.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LIFTS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)  # of odd and even samples by turns
@@ -19,7 +18,7 @@ BANDS = 3  # of each plane at every scale: high across, high down, both
 
 
 def analysed(planes: Tensor, scales: int) -> tuple[Tensor, list[Tensor]]:
-    """Planes (…, height, width) to (…, ⌈height / 2^scales⌉, ⌈width / 2^scales⌉), and the bands (…, 3, h, w) of each scale, fine to coarse."""
+    """Planes (…, height, width) to (…, ⌈height / 2^scales⌉, ⌈width / 2^scales⌉), and bands (…, 3, h, w), fine to coarse."""
     bands = []
     for _ in range(scales):
         low, high = _split(planes, -1)

@@ -32,6 +32,8 @@ PEAK = 255.0
 SETTLED, REFRESHED = 8, 10  # times that contexts' tables are chosen anew in a fit, and steps after which contexts are
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
 
+clock = time.monotonic  # by which a plan's seconds are counted
+
 Report = Callable[[int, int, str], None]  # steps done, of how many, how good it is
 
 
@@ -174,7 +176,7 @@ class Fitting:
     def run(self, report: Report = nothing) -> Fitted:
         """To the plan's end."""
         while (progress := self.progress) < 1:
-            began = time.monotonic()
+            began = clock()
             if int(progress * SETTLED) > int(self.before * SETTLED):
                 self.settle()
             elif self.done and self.done % REFRESHED == 0:
@@ -182,7 +184,7 @@ class Fitting:
             self.before = progress
             self.step(progress)
             self.done += 1
-            self.seconds += time.monotonic() - began
+            self.seconds += clock() - began
             total = self.plan.steps if self.plan.seconds is None else max(self.done, round(self.done / max(self.progress, 1e-9)))
             report(self.done, total, f"{self.rate:.4f} bpp, {-10 * math.log10(max(self.error, 1e-10)):.2f} dB")
         self.finish()

@@ -81,10 +81,11 @@ def main() -> None:
     parser.add_argument("--train", nargs="+", default=["train/images"])
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--images", type=int, default=12, help="of Kodak")
+    parser.add_argument("--starts", nargs="+", choices=("nano", "nothing"), default=["nano", "nothing"])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    start = without_context(options.folder)
-    for variants, first in ((FROM_NANO, start), (FROM_NOTHING, None)):
+    starts = {"nano": (FROM_NANO, without_context(options.folder)), "nothing": (FROM_NOTHING, None)}
+    for variants, first in (starts[name] for name in options.starts):
         trained = [train(options.folder, name, change, first, options) for name, change in variants.items()]
         codecs = [word for path in trained for word in ("--codec", str(path))]
         measure = ["eval", "kodak", *codecs, "--anchor", trained[0].stem, "--limit", str(options.images), "--samples", "0"]

@@ -10,7 +10,7 @@ PEERS = {  # prefix of a model's name: what makes a codec of the rest of it
     "encodec": "neuralcodec.codecs.audio.peers.encodec",
     "dac": "neuralcodec.codecs.audio.peers.dac",
     "hub": "neuralcodec.codecs.hub.load",
-    "fitted": "neuralcodec.codecs.image.overfitted.timed",
+    "fitted": "neuralcodec.codecs.fitted.timed",
     "compressai": "neuralcodec.codecs.image.peers.compressai",
 }
 # The weights that `encode` uses for a modality unless told otherwise, and `tokens`.

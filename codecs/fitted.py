@@ -78,4 +78,16 @@ def codec_of(content: container.Content) -> Codec | None:
     return codec
 
 
-__all__ = ["codec_of", "from_spec", "load", "shipped", "spec_extra"]
+def timed(rest: str) -> Codec:
+    """A codec by ``SECONDS:NAME``: one whose fits, of a picture or of each group of pictures of a clip, take so long.
+
+    Raises:
+        CodecError: no number, or not such a codec.
+    """
+    from neuralcodec.codecs.image.overfitted import timed as timed_picture
+    from neuralcodec.codecs.video.files import timed as timed_clip
+
+    return (timed_clip if rest.partition(":")[2].startswith("video/") else timed_picture)(rest)
+
+
+__all__ = ["codec_of", "from_spec", "load", "shipped", "spec_extra", "timed"]

@@ -68,7 +68,9 @@ class Learned(Candidate):
         return Decoded(signal, symbols or None)
 
     @torch.inference_mode()
-    def estimated_bits(self, signal: Any, setting: float) -> float:
+    def estimated_bits(self, signal: Any, setting: float) -> float | None:
+        if self.codec.fits:  # what it would say is what it writes
+            return None
         x = self.kind.to_tensor(signal, self.codec)
         output = self.codec(x, torch.full((len(x),), float(setting)))
         return float(sum(bits.sum() for bits in output.bits.values()))

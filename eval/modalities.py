@@ -23,6 +23,8 @@ from neuralcodec.codecs.audio.codec import SegmentCodec
 from neuralcodec.codecs.audio.files import decode_sound, encode_sound, to_tensor
 from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.files import Coded, decode_signal, encode_signal
+from neuralcodec.codecs.video.files import decode_clip, encode_clip
+from neuralcodec.codecs.video.fitted import FittedVideo
 from neuralcodec.datasets import audio, folders, images, video
 from neuralcodec.eval.results import Dataset, Item
 
@@ -297,6 +299,13 @@ class Videos(Modality):
 
     def shape(self, signal: video.Clip) -> tuple[int, ...]:
         return (*signal.y.shape, signal.bits)
+
+    def encode(self, codec: Codec, signal: video.Clip, level: float) -> Coded:
+        assert isinstance(codec, FittedVideo)
+        return Coded(encode_clip(codec, signal, level), {})
+
+    def decode(self, codec: Codec, data: bytes) -> tuple[video.Clip, Mapping[str, Tensor]]:
+        return decode_clip(data), {}
 
 
 MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images, Sounds, Videos)}

@@ -70,6 +70,23 @@ def from_spec(spec: dict, name: str | None = None) -> FittedVideo:
         raise CodecError(f"{name or 'the spec'} is not of a codec that is fitted to clips")
     codec.fingerprint = fingerprint(json.dumps(codec.spec, sort_keys=True), {})
     codec.name = name
+    codec.plan = plan_of(USUAL_EFFORT)
+    return codec
+
+
+def timed(rest: str) -> FittedVideo:
+    """A codec by ``SECONDS:NAME``: one that fits each group of pictures for so long.
+
+    Raises:
+        CodecError: no number, or no such codec.
+    """
+    seconds, _, name = rest.partition(":")
+    codec = load(name)
+    try:
+        codec.plan = Plan(seconds=float(seconds))
+    except ValueError:
+        raise CodecError(f"{seconds!r} are no seconds: what is measured is named fitted:SECONDS:MODEL") from None
+    codec.name = f"{name} {seconds} s"
     return codec
 
 
@@ -96,7 +113,7 @@ def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan | None 
 
     Args:
         level: rounded to the nearest that a file can name.
-        plan: of the fit of each group of pictures; by default that of ``USUAL_EFFORT``.
+        plan: of the fit of each group of pictures; by default the codec's.
 
     Raises:
         CodecError: a clip that no file can hold.
@@ -104,7 +121,7 @@ def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan | None 
     if max(clip.height, clip.width) > MAX_SIDE or clip.y.size > MAX_SAMPLES:
         raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
     level = codec.nearest_level(level)
-    compressed = codec.compress(pack(clip), level, plan or plan_of(USUAL_EFFORT), report, (clip.height, clip.width))
+    compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width))
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
     assert codec.fingerprint is not None

@@ -50,6 +50,7 @@ class FittedVideo(Codec):
 
     modality = "video"
     streams = STREAMS
+    fits = True
     decoder_parameters = ("network",)
 
     def __init__(
@@ -68,6 +69,7 @@ class FittedVideo(Codec):
         self.group = group
         self.chain = chain
         self.speed = speed
+        self.plan = DEFAULT  # unless another is asked for
 
     def groups(self, frames: int) -> list[Group]:
         count = -(-frames // self.group)
@@ -75,7 +77,7 @@ class FittedVideo(Codec):
         return [Group(begin, end) for begin, end in itertools.pairwise(edges)]
 
     def compress(
-        self, x: Tensor, level: float, plan: Plan = DEFAULT, report: Report = nothing, size: tuple[int, int] | None = None
+        self, x: Tensor, level: float, plan: Plan | None = None, report: Report = nothing, size: tuple[int, int] | None = None
     ) -> Compressed:
         """
         Args:
@@ -85,6 +87,7 @@ class FittedVideo(Codec):
         """
         height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])
         groups = self.groups(x.shape[1])
+        plan = plan or self.plan
         plan = plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)
         lmbda = float(self.lmbda(torch.tensor(level)))
         streams: list[bytes] = []

@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--max-time", type=_time, metavar="TIME", help="pictures: how long a network is fitted to each, in seconds or as 1:30"
     )
+    encode.add_argument(
+        "--checkpoint", metavar="FILE", help="pictures: keep the state of the fit there, and go on from it after an interruption"
+    )
     encode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1")
     encode.add_argument("--video-size", type=_size, metavar="WxH", help="raw clips: width and height")
     encode.add_argument("--pixel-format", metavar="F", help="raw clips: yuv420p or yuv420p10le")

@@ -25,7 +25,7 @@ OUTPUTS = {"image": ".png", "audio": ".wav", "video": ".y4m"}  # of decoded file
 SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9", b"#!AMR")
 SPELLED = {"start": "from", "end": "to"}  # options that are not called as they are written
 FOR_ONE = {  # options that make sense for one modality only
-    "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "max_time", "roi", "max_pixels"),
+    "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "max_time", "checkpoint", "roi", "max_pixels"),
     "audio": ("kbps", "start", "end", "conceal"),
     "video": ("effort", "frames", "video_size", "pixel_format", "fps", "matrix"),
 }
@@ -75,7 +75,7 @@ def check_options(options: argparse.Namespace, modality: str) -> None:
 
 def encoder(options: argparse.Namespace, modality: str) -> Convert:
     check_options(options, modality)
-    overfit = options.effort == "overfit" or (modality == "image" and options.max_time is not None)
+    overfit = options.effort == "overfit" or (modality == "image" and (options.max_time is not None or options.checkpoint))
     if overfit and modality != "image":
         raise CodecError("--effort overfit is for pictures; clips are always fitted")
     options.effort = None if options.effort == "overfit" else options.effort
@@ -106,13 +106,16 @@ def _picture_encoder(options: argparse.Namespace, codec) -> Convert:
     target = target_of(options.bpp, options.max_bytes, options.psnr, options.ms_ssim)
     mask = read_mask(options.roi) if options.roi else None
     limit = options.max_pixels or MAX_PIXELS
+    if options.checkpoint and len(options.input) > 1:
+        raise CodecError("a checkpoint is of one picture")
 
     def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
         picture = read_picture(source if isinstance(source, Path) else io.BytesIO(source.read()), name, limit)
         height, width = picture.pixels.shape[:2]
         if mask is not None and mask.shape != (height, width):
             _say(f"{options.roi} is scaled from {mask.shape[1]}×{mask.shape[0]} to {width}×{height}")
-        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort, "mask": mask, "seconds": options.max_time}
+        choices: dict = {"max_pixels": limit, "report": report, "effort": options.effort, "mask": mask}
+        choices |= {"seconds": options.max_time, "checkpoint": Path(options.checkpoint) if options.checkpoint else None}
         if target is None:
             out.write(encode_picture(codec, picture, level, **choices))
             return

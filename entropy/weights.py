@@ -30,6 +30,7 @@ STEPS_PER_OCTAVE = 4
 STEP_LIMIT = 40 * STEPS_PER_OCTAVE  # steps lie within 2^±40, whatever a file says
 STEP_CENTRE, SCALE_CENTRE, SPREAD_CENTRE = -24, 5, 10  # typical, so that side information is coded as what it differs by
 SIDE_INDEX = round(index_of(8.0))  # table of that difference
+USUAL_INDEX = round(index_of(0.4))  # the same where it is known what to expect
 DEVIATION = 12.0  # initial standard deviation of a tensor's integers
 
 
@@ -66,12 +67,15 @@ class WeightCoder(nn.Module):
     Args:
         shapes: of the tensors, by name, in coding order.
         per_axis: a row or a column gets a step and a scale of its own if it has at least so many weights.
+        usual: each tensor's step and scale index, in this order, that a decoder expects: what is told is the difference. Without it, they
+            are expected to be about what they often are.
     """
 
     owners: Tensor  # (3, weights): places in `steps` and `scales` that add up for each weight; the last place stays zero
+    usual: Tensor  # (2 tensors + spreads,)
     vectors: Tensor  # (places,): row of `spreads` that each row's or column's place belongs to
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], per_axis: int = 64):
+    def __init__(self, shapes: Mapping[str, Sequence[int]], per_axis: int = 64, usual: Mapping[str, tuple[int, int]] | None = None):
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
@@ -94,9 +98,12 @@ class WeightCoder(nn.Module):
         self.steps = nn.Parameter(torch.zeros(place))  # in quarters of an octave
         self.scales = nn.Parameter(torch.zeros(place))
         self.spreads = nn.Parameter(torch.zeros(2, len(vectors)))  # scale indexes of the rows' and columns' steps and scales
+        self.side_index = SIDE_INDEX if usual is None else USUAL_INDEX
+        expected = [(STEP_CENTRE, SCALE_CENTRE) if usual is None else usual[name] for name in self.shapes]
+        steps, scales = ([each[part] for each in expected] for part in range(2))
+        self.register_buffer("usual", torch.tensor([*steps, *scales, *[SPREAD_CENTRE] * (2 * len(vectors))]).float(), persistent=False)
         with torch.no_grad():
-            self.steps[: self.tensors] = STEP_CENTRE
-            self.scales[: self.tensors] = SCALE_CENTRE
+            self.steps[: self.tensors], self.scales[: self.tensors] = self.usual[: 2 * self.tensors].reshape(2, -1)
 
     @torch.no_grad()
     def initialise(self, values: Mapping[str, Tensor], smallest: float = 0.02) -> None:
@@ -129,7 +136,7 @@ class WeightCoder(nn.Module):
         steps, scales, spreads = (torch.round(part) for part in (self.steps, self.scales, self.spreads))
         symbols = torch.round(flat / self._exact_step(steps)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         header, places, tensors = self._header(steps, scales, spreads), self._places(steps, scales), self._index(scales)
-        parts = [(header, torch.full_like(header, SIDE_INDEX)), (places, self._place_index(spreads)), (symbols, tensors)]
+        parts = [(header, torch.full_like(header, self.side_index)), (places, self._place_index(spreads)), (symbols, tensors)]
         arrays = [(_integers(part), _integers(index)) for part, index in parts]
         return rans.encode_parts(arrays, laplace_tables()), arrays[-1][0]
 
@@ -147,14 +154,11 @@ class WeightCoder(nn.Module):
         def take(index: Tensor) -> Tensor:
             return torch.from_numpy(decoder.take(_integers(index))).to(device, torch.float64).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
 
-        header = take(torch.full((2 * count + self.spreads.numel(),), SIDE_INDEX))
-        spreads = (header[2 * count :] + SPREAD_CENTRE).reshape(2, -1)
+        header = take(torch.full((2 * count + self.spreads.numel(),), self.side_index)) + self.usual
+        spreads = header[2 * count :].reshape(2, -1)
         steps, scales = take(self._place_index(spreads)).reshape(2, -1)
-        for parameter, bases, centre, rest in (
-            (self.steps, header[:count], STEP_CENTRE, steps),
-            (self.scales, header[count : 2 * count], SCALE_CENTRE, scales),
-        ):
-            parameter.copy_(torch.cat((bases + centre, rest)).clamp(-(2**20), 2**20))
+        for parameter, bases, rest in ((self.steps, header[:count], steps), (self.scales, header[count : 2 * count], scales)):
+            parameter.copy_(torch.cat((bases, rest)).clamp(-(2**20), 2**20))
         self.spreads.copy_(spreads.clamp(-(2**20), 2**20))
         symbols = take(self._index(self.scales))
         decoder.finish()
@@ -177,8 +181,7 @@ class WeightCoder(nn.Module):
         return self._sum(scales).clamp(0, SCALES - 1)
 
     def _header(self, steps: Tensor, scales: Tensor, spreads: Tensor) -> Tensor:
-        bases = (steps[: self.tensors] - STEP_CENTRE, scales[: self.tensors] - SCALE_CENTRE)
-        return torch.cat((*bases, spreads.reshape(-1) - SPREAD_CENTRE))
+        return torch.cat((steps[: self.tensors], scales[: self.tensors], spreads.reshape(-1))) - self.usual
 
     def _places(self, steps: Tensor, scales: Tensor) -> Tensor:
         return torch.cat((steps[self.tensors :], scales[self.tensors :]))
@@ -188,7 +191,7 @@ class WeightCoder(nn.Module):
 
     def _side_bits(self, steps: Tensor, scales: Tensor, spreads: Tensor) -> Tensor:
         header = self._header(steps, scales, spreads)
-        bits = laplace_bits(header, torch.full_like(header, SIDE_INDEX)).sum()
+        bits = laplace_bits(header, torch.full_like(header, self.side_index)).sum()
         return bits + laplace_bits(self._places(steps, scales), spreads[:, self.vectors].reshape(-1)).sum()
 
     def _shaped(self, flat: Tensor) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from neuralcodec.codecs.image import alpha, regions, tiles
 from neuralcodec.codecs.image.effort import STEPS
 from neuralcodec.codecs.image.effort import compress as refine
 from neuralcodec.codecs.image.overfitted import FittedPicture, plan_of
+from neuralcodec.codecs.image.overfitted_targets import Aim
 from neuralcodec.codecs.image.pictures import Picture
 from neuralcodec.codecs.image.targets import Hit, Target, checked, search
 from neuralcodec.codecs.image.tiles import Box, Grid, Report
@@ -25,6 +26,7 @@ from neuralcodec.entropy import container
 from neuralcodec.entropy.container import ImageHeader
 from neuralcodec.entropy.rans import CorruptStream
 
+NEAR = 0.15  # of the logarithm of a rate, or a dB's third: how close short fits come to a target before a long one steers towards it
 PEAKS: dict[Any, int] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 
 
@@ -64,6 +66,8 @@ def encode_picture(
     effort: int | None = None,
     mask: np.ndarray | None = None,
     seconds: float | None = None,
+    checkpoint: Path | None = None,
+    aim: Aim | None = None,
 ) -> bytes:
     """A picture to the bytes of a file.
 
@@ -74,6 +78,8 @@ def encode_picture(
         report: is told how many tiles, or steps of ``effort``, are done, of how many.
         effort: 0…5, time that goes into the latent; see :mod:`~neuralcodec.codecs.image.effort`. None is the codec's usual one.
         seconds: that a codec which is fitted to the picture may take.
+        checkpoint: file to keep the state of such a fit in, and to go on from if it is there.
+        aim: of such a fit.
         mask: (H, W) uint8, white where quality counts; scaled to the picture. See :mod:`~neuralcodec.codecs.image.regions`.
 
     Raises:
@@ -101,8 +107,8 @@ def encode_picture(
         return x.expand(3, *x.shape)[None] if x.ndim == 2 else x.permute(2, 0, 1)[None]
 
     fits = isinstance(codec, FittedPicture)
-    if seconds is not None and not fits:
-        raise CodecError(f"{codec.name or 'this codec'} is not fitted to pictures: there is no time to limit")
+    if not fits and (seconds is not None or checkpoint is not None):
+        raise CodecError(f"{codec.name or 'this codec'} is not fitted to pictures: there is no time to limit, and nothing to go on from")
     if ((effort and not fits) or mask is not None) and not isinstance(codec, tiles.ImageCodec):
         raise CodecError(f"{codec.name or 'this codec'} has no latent that effort or a region of interest could change")
     plan = plan_of(effort, seconds) if fits and (effort is not None or seconds is not None) else None
@@ -121,7 +127,9 @@ def encode_picture(
         if height * width > MAX_WHOLE_PIXELS:
             raise CodecError(f"{codec.name or 'this codec'} knows no tiles, and the image has more than {MAX_WHOLE_PIXELS} pixels")
         everything = Box(0, 0, height, width)
-        compress: Any = partial(codec.compress, plan=plan, report=report) if isinstance(codec, FittedPicture) else codec.compress
+        compress: Any = codec.compress
+        if isinstance(codec, FittedPicture):
+            compress = partial(codec.compress, plan=plan, report=report, aim=aim, checkpoint=checkpoint)
         if isinstance(codec, tiles.ImageCodec) and (effort or importance is not None):
             compress = partial(refine, codec, steps=STEPS[effort], weight=None if importance is None else weigh(everything), report=report)
         return encode_signal(codec, take(everything), level, size, extras, compress).data
@@ -150,6 +158,8 @@ def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int
     colour = _colour(picture.pixels)
     if picture.alpha is not None:  # colour that nobody sees does not count
         colour = alpha.smooth_hidden(colour, picture.alpha)
+    if isinstance(codec, FittedPicture):
+        return _fit_to_target(codec, picture, _eight_bit(colour, peak), target, effort, choices)
     found = None
     for amount in sorted({0, effort or 0}):
         found = search(
@@ -162,6 +172,41 @@ def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int
         )
     assert found is not None
     return checked(target, found, colour.shape[0] * colour.shape[1])
+
+
+def _fit_to_target(
+    codec: FittedPicture, picture: Picture, pixels: np.ndarray, target: Target, effort: int | None, choices: dict[str, Any]
+) -> Hit:
+    """A short fit or two say which level is next to the target; the long one then steers towards it.
+
+    Args:
+        pixels: (H, W, 3) uint8, what quality is measured against.
+    """
+    count = pixels.shape[0] * pixels.shape[1]
+    quiet = {**choices, "report": tiles.nothing, "checkpoint": None, "seconds": None}
+    overhead = 0
+
+    def encode(level: float) -> bytes:
+        return encode_picture(codec, picture, level, effort=0, **quiet)
+
+    def decode(data: bytes) -> np.ndarray:
+        return _eight_bit(_colour(decode_picture(data, [codec], _device(codec), 2**62, dtype=np.float32).pixels), 1)
+
+    found = search(target, codec, pixels, encode, decode, tolerance=NEAR)
+    if target.kind == "ms_ssim":
+        found = search(
+            target, codec, pixels, lambda level: encode_picture(codec, picture, level, effort=effort, **choices), decode, found.level
+        )
+        return checked(target, found, count)
+    overhead = len(found.payload) - sum(map(len, container.read(found.payload).streams))
+    wanted = {"bpp": target.value * count / 8 - overhead, "max_bytes": target.value - overhead, "psnr": target.value}[target.kind]
+    aim = Aim("psnr" if target.kind == "psnr" else "bytes", wanted, target.kind == "max_bytes")
+    if wanted <= 0 or found.bound == "lowest":
+        return checked(target, found, count)
+    data = encode_picture(codec, picture, found.level, effort=effort, aim=aim, **choices)
+    if target.kind == "max_bytes" and len(data) > target.value:
+        data = found.payload  # which a short fit has made, but it is small enough
+    return Hit(data, found._replace(payload=data), None if found.bound is None else checked(target, found, count).miss)
 
 
 def decode_picture(

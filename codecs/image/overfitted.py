@@ -10,17 +10,19 @@ that come with the package, learned on other pictures at several rates: a fit go
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed
-from neuralcodec.codecs.image.overfitted_fit import Piece, Plan, fit
+from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, Plan, State
 from neuralcodec.codecs.image.overfitted_function import PictureFunction
+from neuralcodec.codecs.image.overfitted_targets import Aim, Steering, correct
 from neuralcodec.codecs.image.tiles import Report, nothing
-
 
 DEFAULT_MODEL = "image-overfitted"
 STEPS = (20, 60, 150, 400, 1000, 4000)  # of a fit, by effort
@@ -76,18 +78,45 @@ class FittedPicture(Codec):
         assert isinstance(network, PictureFunction)
         return network
 
-    def compress(self, x: Tensor, level: float, plan: Plan | None = None, report: Report = nothing) -> Compressed:
+    def compress(
+        self,
+        x: Tensor,
+        level: float,
+        plan: Plan | None = None,
+        report: Report = nothing,
+        aim: Aim | None = None,
+        checkpoint: Path | None = None,
+    ) -> Compressed:
         """One picture (1, 3, H, W) in 0…1 to streams of bytes.
 
         Args:
             plan: of the fit; by default that of the codec.
             report: told after every step.
+            aim: what the streams are to be, instead of what the level's λ makes of them.
+            checkpoint: file to keep the state of the fit in, and to go on from if it is there; removed at the end.
         """
+        plan = plan or self.plan
         piece = Piece(self.network(level)).to(x.device)
-        lmbda = float(self.lmbda(torch.tensor(level)))
         with torch.inference_mode(False), torch.enable_grad():
-            latents = fit(piece, x[0].clone(), lmbda, plan or self.plan, report)
-        return self.coded(piece, latents, level)
+            fit = Fit(piece, x[0].clone(), float(self.lmbda(torch.tensor(level))), plan)
+            state = None
+            if checkpoint is not None:
+                digest = hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()
+                state = State(checkpoint, f"{digest} {(self.fingerprint or b'').hex()} {level} {plan} {aim}")
+            steering = None if aim is None else Steering(aim, fit)
+            fit.run(report, state, steering)
+            if steering is not None:
+                correct(fit, steering, lambda: self._measured(fit, level))
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return self.coded(piece, [latent.detach() for latent in fit.latents], level)
+
+    def _measured(self, fit: Fit, level: float) -> tuple[int, float]:
+        """Bytes and mean squared error of 8-bit pixels in 0…1 of what a fit has found so far."""
+        streams = self.coded(fit.piece, [latent.detach() for latent in fit.latents], level).streams
+        picture = self.decompress(streams, (fit.height, fit.width), level).signal[0]
+        error = float((torch.round(picture.clamp(0, 1) * 255) - fit.picture * 255).square().mean()) / 255**2
+        return sum(map(len, streams)), error
 
     @torch.no_grad()
     def coded(self, piece: Piece, latents: Sequence[Tensor], level: float) -> Compressed:

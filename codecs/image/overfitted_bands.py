@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralcodec.codecs.image.overfitted_context import NARROW, WIDE, BandContext, IntegerContext, Tables, tables
-from neuralcodec.codecs.image.overfitted_function import Drawn, PictureFunction
+from neuralcodec.codecs.image.overfitted_function import Drawn, Moves, PictureFunction
 from neuralcodec.codecs.image.overfitted_waves import GroupCoder, with_flags
 from neuralcodec.entropy import container, rans
 from neuralcodec.entropy.models import BITS_PER_SQUARED_STEP
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
-from neuralcodec.entropy.weights import EXACT, Rounding
 
 COLOURS = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))  # rows: planes; orthonormal
 LOW = {0: 1.115087052456994, 1: 0.591271763114247, 2: -0.05754352622849957, 3: -0.09127176311424948}  # synthesis, sum 2
@@ -48,7 +47,7 @@ SENSITIVE = {
     "gain": Sensitivity(2**-6, 1.0),
     "colour": Sensitivity(2**-10, 0.1),
     "offset": Sensitivity(2**-9, 0.1),
-    "synthesis": Sensitivity(2**-9, 0.03),
+    "synthesis": Sensitivity(2**-11, 0.01),
     "restore": Sensitivity(2**-7, 0.3),
 }
 
@@ -114,25 +113,22 @@ class Bands(PictureFunction):
         return found
 
     def forward(
-        self,
-        latents: Sequence[Tensor],
-        height: int,
-        width: int,
-        rounding: Rounding = EXACT,
-        active: Sequence[Sequence[int]] | None = None,
-        **options: Any,
+        self, latents: Sequence[Tensor], height: int, width: int, active: Sequence[Sequence[int]] | None = None, **options: Any
     ) -> Drawn:
         groups = self.groups(height, width)
         active = active or [range(group.channels) for group in groups]
-        values = [rounding(latent) if which else latent.detach() for latent, which in zip(latents, active)]
+        latents = [latent if which else latent.detach() for latent, which in zip(latents, active)]
         bits = latents[0].new_zeros(())
+        moves: list[Moves | None] = []
         for number, (group, which) in enumerate(zip(groups, active)):
             if not which:
+                moves.append(None)
                 continue
-            context, parent, guide, scale = self._around(number, group, values)
-            rated = latents[number] if rounding.mixed else values[number]
-            bits = bits + context.bits(values[number], rated, parent, guide, scale, which, group.tables.last)
-        return Drawn(self.draw(values, height, width), bits)
+            context, parent, guide, scale = self._around(number, group, latents)
+            cost, down, up = context.bits(latents[number], parent, guide, scale, which, group.tables.last)
+            bits = bits + cost
+            moves.append(Moves(down, up))
+        return Drawn(self.draw(latents, height, width), bits, moves)
 
     def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
         x = self._squares(latents, height, width)
@@ -165,6 +161,15 @@ class Bands(PictureFunction):
 
     def speed(self, name: str) -> float:
         return next((kind.speed for known, kind in SENSITIVE.items() if known in name), 1.0)
+
+    def multiplications(self, height: int, width: int) -> float:
+        levels = sizes(height, width, self.scales)
+        positions = sum(rows * columns for rows, columns in levels)
+        finest, coarsest = (rows * columns for rows, columns in (levels[0], levels[-1]))
+        contexts = positions * (self.luma.multiplications() + self.chroma.multiplications()) + coarsest * self.low.multiplications()
+        synthesis = positions * len(self.colour) * self.synthesis[0].numel()
+        restoration = finest * (self.restore_in.numel() + self.restore_out.numel())
+        return contexts + synthesis + restoration + height * width * self.colour.numel()
 
     def _around(self, number: int, group: Group, values: Sequence[Tensor]) -> tuple[BandContext, Tensor | None, Tensor | None, int]:
         """The context of a group, its parent, its guide, and the number of its scale."""
@@ -237,7 +242,7 @@ class Bands(PictureFunction):
             gain.fill_(0.5 * math.log(18 / (math.log(2) * lmbda)) - math.log(255))
 
     def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
-        """What the wavelet makes the picture of: least squares by conjugate gradients, of which an orthonormal transform would need one step."""
+        """What the wavelet makes the picture of, by conjugate gradients; of an orthonormal transform, one step would do."""
         height, width = picture.shape[1:]
         groups = self.groups(height, width)
         target = self._planes(picture)
@@ -268,21 +273,12 @@ class Bands(PictureFunction):
                 error = error - length * image
                 residual = adjoint(error)
                 direction, power = residual + residual.square().sum() / power.clamp_min(1e-12) * direction, residual.square().sum()
-            return self._settled([shrunk(part) for part in split(found)], lmbda)
+        return [torch.round(shrunk(part)) for part in split(found)]
 
-    def _settled(self, latents: list[Tensor], lmbda: float) -> list[Tensor]:
-        """Latents whose integers are one nearer to zero wherever that saves more bits than it adds error, as far as each alone is concerned."""
-        kinds = [self.low_gain, *(gain[scale - 1] for scale in range(self.scales, 0, -1) for gain in (self.luma_gain, self.chroma_gain))]
-        integers = [torch.round(latent) for latent in latents]
-        for _ in range(SETTLING):
-            for number, (integer, latent, gain) in enumerate(zip(integers, latents, kinds)):
-                group = Group(("low", "luma", "chroma")[(number + 1) % 2 + 1 if number else 0], self._scale(number), *integer.shape)
-                context, parent, guide, scale = self._around(number, group, integers)
-                price = (gain.exp().square() * (lmbda * 255**2 / 3))[:, None, None]
-                nearer = integer - integer.sign()
-                worse = price * ((latent - nearer).square() - (latent - integer).square())
-                integers[number] = torch.where(context.cheaper(integer, parent, guide, scale, group.tables.last) > worse, nearer, integer)
-        return [latent.clamp(integer - UNDECIDED, integer + UNDECIDED) for latent, integer in zip(latents, integers)]
+    def curvature(self, lmbda: float) -> list[Tensor]:
+        """Of a transform as good as orthonormal."""
+        gains = [self.low_gain, *(gain[scale - 1] for scale in range(self.scales, 0, -1) for gain in (self.luma_gain, self.chroma_gain))]
+        return [(gain.detach().exp().square() * (lmbda * 255**2 / 3))[:, None, None] for gain in gains]
 
     def _scale(self, number: int) -> int:
         """Of a group."""
@@ -295,7 +291,6 @@ class Bands(PictureFunction):
 
 
 LARGEST_SHRINKAGE = 0.6  # steps
-SETTLING, UNDECIDED = 3, 0.3  # passes; steps that a settled latent may be from its integer
 START_STEPS = 8  # of conjugate gradients
 
 

@@ -17,6 +17,7 @@ by block. Differs from Cool-chic in contexts across bands and scales, in magnitu
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.entropy.laplace import INDEX_PER_NAT, MOST_BITS, NARROWEST, SCALES, TAIL, WIDEST, laplace_bits
+from neuralcodec.entropy.laplace import INDEX_PER_NAT, MOST_BITS, NARROWEST, SCALES, TAIL, WIDEST
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
@@ -47,7 +48,7 @@ WEIGHT_LIMIT = 2.0**4
 HIDDEN_LIMIT = 2**16 - 1
 OUTPUT_SHIFT = WEIGHT_BITS + HIDDEN_BITS - 3  # an output of 1 is eight scale indexes, or eight parts of a step
 INDEX_PER_OUTPUT = 8.0
-BLOCK = 12288  # positions that are worked on at once: fewer are slower by what Python adds, more by what caches lack
+BLOCK = 24576  # positions that are worked on at once: fewer are slower by what Python adds, more by what caches lack
 
 
 class Tables(NamedTuple):
@@ -67,48 +68,51 @@ class Place(NamedTuple):
 
 
 class ContextBits(torch.autograd.Function):
-    """Bits of the bands of a group and, on the way, their derivatives: block by block, so that all of it stays in a processor's cache.
+    """Bits of the bands of a group, what they would change by if a value did and, on the way, their derivatives.
 
-    Written out, it takes a quarter of the time of the same as separate operations on whole bands.
+    Block by block, so that all of it stays in a processor's cache: a quarter of the time of separate operations on whole bands. The
+    derivative by the values is that of others' bits, for which they are context; of their own bits, the changes say more.
     """
 
     @staticmethod
-    def forward(ctx, planes: Tensor, rated: Tensor, places: Sequence[Sequence[Place]], last_index: int, *weights: Tensor) -> Tensor:
-        """
+    def forward(ctx, planes: Tensor, rated: Tensor, windows: Windows, last_index: int, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits, and what those of each value change by if it falls or grows by one, (bands, rows, columns) each.
+
         Args:
             planes: as :meth:`BandContext.planes` stacks them.
-            rated: (bands, rows, columns).
-            places: of the inputs of each band.
+            rated: the bands' values, (bands, rows, columns).
+            windows: of the inputs of each band.
             weights: of each band, as :meth:`BandContext.bits` gives them.
         """
         bands, height, width = rated.shape
         wanted = any(ctx.needs_input_grad)
         first, first_bias, second, second_bias, last, last_bias, skip = weights
-        gradients = [torch.zeros_like(each) for each in (planes, rated, *weights)] if wanted else []
+        gradients = [torch.zeros_like(each) for each in weights] if wanted else []
+        windows.planes.copy_(planes)
+        windows.slopes.zero_()
+        down, up = torch.empty_like(rated), torch.empty_like(rated)
         total = rated.new_zeros((), dtype=torch.float64)
-        rows = max(1, min(height, BLOCK // width))
-        inputs = len(places[0])
-        buffers = [rated.new_empty(count * rows * width) for count in (inputs, len(first[0]), len(first[0]), inputs, len(first[0]))]
+        inputs, hidden, most = first.shape[2], first.shape[1], windows.rows * width
+        buffers = [rated.new_empty(count * most) for count in (inputs, hidden, hidden, inputs, hidden)]
         for band in range(bands):
-            for top in range(0, height, rows):
-                count = min(rows, height - top)
+            for top, seen, slopes in windows.blocks[band]:
+                count = min(windows.rows, height - top)
                 n = count * width
-                x, one, two, back, inner = (buffer[: len(buffer) // (rows * width) * n].view(-1, n) for buffer in buffers)
-                windows = [_moved(planes, place, top, count, width) for place in places[band]]
-                torch.stack(windows, out=x.view(inputs, count, width))
+                x, one, two, back, inner = (buffer[: len(buffer) // most * n].view(-1, n) for buffer in buffers)
+                torch.stack(seen, out=x.view(inputs, count, width))
                 torch.addmm(first_bias[band], first[band], x, out=one).relu_()
                 torch.addmm(second_bias[band], second[band], one, out=two).relu_()
                 out = torch.addmm(last_bias[band], last[band], two)
                 out[1] += (skip[band] @ x[:SIGNED])[0]
                 index = (out[0] * INDEX_PER_OUTPUT).clamp_(0, last_index)
-                bits, of_proxy, of_index = laplace(rated[band, top : top + count].reshape(-1) - out[1], index)
+                bits, of_proxy, of_index, falls, grows = laplace(rated[band, top : top + count].reshape(-1) - out[1], index)
                 total += bits
                 if not wanted:
                     continue
+                down[band, top : top + count], up[band, top : top + count] = falls.view(count, width), grows.view(count, width)
                 torch.mul(of_index, INDEX_PER_OUTPUT, out=out[0])
                 torch.neg(of_proxy, out=out[1])
-                of_planes, of_rated, of_first, of_first_bias, of_second, of_second_bias, of_last, of_last_bias, of_skip = gradients
-                of_rated[band, top : top + count] = of_proxy.view(count, width)
+                of_first, of_first_bias, of_second, of_second_bias, of_last, of_last_bias, of_skip = gradients
                 of_last[band].addmm_(out, two.T)
                 of_last_bias[band] += out.sum(1, keepdim=True)
                 of_skip[band].addmm_(out[1:], x[:SIGNED].T)
@@ -122,37 +126,74 @@ class ContextBits(torch.autograd.Function):
                 of_first_bias[band] += one.sum(1, keepdim=True)
                 torch.mm(first[band].T, one, out=back)
                 back[:SIGNED].addmm_(skip[band].T, out[1:])
-                for place, part in zip(places[band], back.view(inputs, count, width)):
-                    _moved(of_planes, place, top, count, width).add_(part)
-        ctx.gradients = gradients
-        return total.float()
+                torch._foreach_add_(slopes, list(back.view(inputs, count, width).unbind()))
+        ctx.gradients = [windows.slopes, *gradients]
+        ctx.mark_non_differentiable(down, up)
+        return total.float(), down, up
 
     @staticmethod
     def backward(ctx, *upstream: Tensor):
-        of_planes, of_rated, *of_weights = (gradient * upstream[0] for gradient in ctx.gradients)
-        return of_planes, of_rated, None, None, *of_weights
+        of_planes, *of_weights = (gradient * upstream[0] for gradient in ctx.gradients)
+        return of_planes, None, None, None, *of_weights
 
 
-def laplace(proxy: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the bits of :func:`~neuralcodec.entropy.laplace.laplace_bits`, and its derivatives by both arguments."""
+class Laplace(NamedTuple):
+    bits: Tensor  # scalar
+    of_proxy: Tensor  # derivatives
+    of_index: Tensor
+    falls: Tensor  # what a proxy's bits change by if it falls by one
+    grows: Tensor
+
+
+def laplace(proxy: Tensor, index: Tensor) -> Laplace:
+    """:func:`~neuralcodec.entropy.laplace.laplace_bits` with all that a fit wants to know of it."""
     rate = (index * (-1 / INDEX_PER_NAT)).exp_().mul_(math.sqrt(2) / float(NARROWEST))
     distance = proxy.abs().sub_(0.5)  # beyond the nearer border of the unit interval around zero
     inner = (distance < 0).float()
     near = (distance.abs() * rate).neg_().exp_()
     far = ((distance + 1) * rate).neg_().exp_()
     mass = (near - far).mul_(0.5).lerp_((near + far).mul_(-0.5).add_(1), inner).clamp_(min=2.0**-MOST_BITS)
-    bits = mass.log2().sum().neg_()
+    each = mass.log2().neg_()
     share = inner.mul(near.sub(far)).mul_(0.5).div_(mass)  # what the derivative by the proxy is of the rate, within
     of_proxy = share.add_(1).sub_(inner).mul_(rate).mul_(proxy.sign()).mul_(1 / math.log(2))
-    # By the logarithm of the rate, of -ln mass: (near · d - far · (d + 1)) / 2 / mass beyond; the same with -|d| within, and the other sign.
-    of_index = near.mul_(distance).sub_(far.mul_(distance.add_(1))).div_(mass).mul_(rate)
-    return bits, of_proxy, of_index.mul_(-0.5 / math.log(2) / INDEX_PER_NAT)
+    # By the logarithm of the rate, of -ln mass: (near · d - far · (d + 1)) / 2 / mass, with the sign of d that near has.
+    of_index = near.mul_(distance).sub_(far.mul_(distance.add_(1))).div_(mass).mul_(rate).mul_(-0.5 / math.log(2) / INDEX_PER_NAT)
+    falls, grows = (_bits(moved.abs_(), rate).sub_(each) for moved in (proxy - 1, proxy + 1))
+    return Laplace(each.sum(), of_proxy, of_index, falls, grows)
+
+
+def _bits(magnitude: Tensor, rate: Tensor) -> Tensor:
+    """Of proxies; magnitudes are overwritten."""
+    distance = magnitude.sub_(0.5)
+    near = (distance.abs() * rate).neg_().exp_()
+    far = ((distance + 1) * rate).neg_().exp_()
+    inside = (near + far).mul_(-0.5).add_(1)
+    return torch.where(distance < 0, inside, near.sub_(far).mul_(0.5)).clamp_(min=2.0**-MOST_BITS).log2_().neg_()
 
 
 def _moved(planes: Tensor, place: Place, top: int, height: int, width: int) -> Tensor:
     """Rows of a plane, as a neighbour sees them."""
     first, left = PADDING[2] + place.row + top, PADDING[0] + place.column
     return planes[place.plane, first : first + height, left : left + width]
+
+
+class Windows:
+    """Memory for the planes of a group and their gradient, and views of it as every input sees them, made once for many steps.
+
+    ``blocks``: for each band its blocks of rows: the first row, and the inputs' views of planes and of gradients.
+    """
+
+    def __init__(self, planes: Tensor, places: Sequence[Sequence[Place]], height: int, width: int):
+        self.planes, self.slopes = torch.empty_like(planes), torch.empty_like(planes)
+        self.rows = max(1, min(height, BLOCK // width))
+        self.blocks = []
+        for each in places:
+            blocks = []
+            for top in range(0, height, self.rows):
+                count = min(self.rows, height - top)
+                views = [[_moved(memory, place, top, count, width) for place in each] for memory in (self.planes, self.slopes)]
+                blocks.append((top, *views))
+            self.blocks.append(blocks)
 
 
 class BandContext(nn.Module):
@@ -178,8 +219,17 @@ class BandContext(nn.Module):
         self.last = nn.Parameter(torch.zeros(channels, 2, hidden))
         self.last_bias = nn.Parameter(torch.zeros(scales, channels, 2, 1))
         self.skip = nn.Parameter(torch.zeros(channels, 1, SIGNED))  # from values to the mean
+        self._windows: dict[tuple, Windows] = {}
         with torch.no_grad():
             self.last_bias[:, :, 0] = 2.0
+
+    def __deepcopy__(self, memo: dict) -> BandContext:
+        windows, self._windows = self._windows, {}
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        self._windows = windows
+        return copied
 
     def places(self, active: Sequence[int]) -> list[list[Place]]:
         """Where each input of each band comes from, in planes as :meth:`planes` stacks them."""
@@ -217,40 +267,32 @@ class BandContext(nn.Module):
         return F.pad(torch.cat(parts), PADDING)
 
     def bits(
-        self, values: Tensor, rated: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, active: Sequence[int], last: int
-    ) -> Tensor:
-        """Of a group, a scalar, differentiable.
+        self, values: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, active: Sequence[int], last: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a group, a scalar, differentiable; and what they change by if a value falls or grows by one, (bands, rows, columns) each.
 
         Args:
-            values, parent, guide: as in :meth:`planes`, rounded or nearly so.
-            rated: values whose rate is taken, (channels, rows, columns).
+            values, parent, guide: integers, as in :meth:`planes`.
             active: the bands that are coded.
             last: the largest scale index.
         """
         which = slice(None) if len(active) == self.channels else list(active)
         weights = (self.first, self.first_bias[scale], self.second, self.second_bias, self.last, self.last_bias[scale], self.skip)
         chosen = [weight[which] for weight in weights]
-        return ContextBits.apply(self.planes(values, parent, guide), rated[which], self.places(active), last, *chosen)
-
-    @torch.no_grad()
-    def cheaper(self, values: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, last: int) -> Tensor:
-        """Bits that the integer next to each value of :meth:`bits`, towards zero, would save, (channels, rows, columns)."""
-        height, width = values.shape[1:]
         planes = self.planes(values, parent, guide)
-        saved = torch.empty_like(values)
-        rows = max(1, min(height, BLOCK // width))
-        for band, places in enumerate(self.places(range(self.channels))):
-            for top in range(0, height, rows):
-                count = min(rows, height - top)
-                x = torch.stack([_moved(planes, place, top, count, width) for place in places]).flatten(1)
-                one = torch.addmm(self.first_bias[scale, band], self.first[band], x).relu_()
-                two = torch.addmm(self.second_bias[band], self.second[band], one).relu_()
-                out = torch.addmm(self.last_bias[scale, band], self.last[band], two)
-                mean, index = out[1] + (self.skip[band] @ x[:SIGNED])[0], (out[0] * INDEX_PER_OUTPUT).clamp(0, last)
-                here = values[band, top : top + count].reshape(-1)
-                fewer = laplace_bits(here - mean, index) - laplace_bits(here - here.sign() - mean, index)
-                saved[band, top : top + count] = fewer.view(count, width)
-        return saved
+        key = (scale, tuple(active), *values.shape[1:])
+        if key not in self._windows:
+            self._windows = {known: each for known, each in self._windows.items() if known[0] != scale}
+            self._windows[key] = Windows(planes.detach(), self.places(active), *values.shape[1:])
+        return ContextBits.apply(planes, values[which].detach(), self._windows[key], last, *chosen)
+
+    def integer(self) -> IntegerContext:
+        return IntegerContext(self)
+
+    def multiplications(self) -> int:
+        """Of one position of all bands."""
+        weights = (self.first, self.second, self.last, self.skip)
+        return sum(weight.numel() for weight in weights)
 
 
 class IntegerContext:

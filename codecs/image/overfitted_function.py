@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from neuralcodec.entropy.rans import CorruptStream
-from neuralcodec.entropy.weights import EXACT, Rounding
+
+
+class Moves(NamedTuple):
+    """What the bits of some channels' latents change by if one of them falls or grows by one, each (channels, rows, columns)."""
+
+    down: Tensor
+    up: Tensor
 
 
 class Drawn(NamedTuple):
     picture: Tensor  # (3, H, W) in about 0…1
-    bits: Tensor  # scalar, differentiable: of the latents
+    bits: Tensor  # scalar, differentiable by weights, and by latents as far as they are others' context
+    moves: Sequence[Moves | None] = ()  # of each latent's active channels
 
 
 class PictureFunction(nn.Module):
@@ -24,10 +31,13 @@ class PictureFunction(nn.Module):
     constructed have to be the same on every machine (:mod:`~neuralcodec.codecs.fixed`), unless they come with the package.
 
     Attributes:
-        pointwise: :meth:`draw` takes ``every``: first row, first column and stride of the pixels to draw; a fit then draws some in each step.
+        pointwise: :meth:`draw` takes ``every``: first row, first column and stride of the pixels to draw. A fit then draws some in each
+            step.
+        fresh: nothing is known of the weights before a fit: all the file says is in them, so they are rounded from the start.
     """
 
     pointwise = False
+    fresh = False
 
     def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
         """(3, H, W), in about 0…1, from latents in steps, as :meth:`start` gives them, but rounded."""
@@ -38,14 +48,12 @@ class PictureFunction(nn.Module):
         latents: Sequence[Tensor],
         height: int,
         width: int,
-        rounding: Rounding = EXACT,
         active: Sequence[Sequence[int]] | None = None,
         **options: Any,
     ) -> Drawn:
         """The picture, and what its latents cost.
 
         Args:
-            rounding: what stands in for rounding latents.
             active: channels of each that are not zero everywhere; all by default.
             options: for :meth:`draw`.
         """
@@ -56,11 +64,15 @@ class PictureFunction(nn.Module):
         """Is told before each step how much of a fit is done, 0…1."""
 
     def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
-        """Initial latents, (channels, rows, columns) each, for a picture (3, H, W) in 0…1. May set weights.
+        """Initial latents, integers of shape (channels, rows, columns) each, for a picture (3, H, W) in 0…1. May set weights.
 
         Args:
             lmbda: bits per pixel and unit of mean squared error on a 0…255 scale.
         """
+        return []
+
+    def curvature(self, lmbda: float) -> list[Tensor]:
+        """Half the second derivative of λD by a latent, in bits per squared step: (channels, 1, 1) for each of :meth:`start`."""
         return []
 
     def precision(self, name: str) -> float | None:

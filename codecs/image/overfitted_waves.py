@@ -142,7 +142,10 @@ class GroupCoder:
         return found.reshape(self.channels, size)[:, inside].reshape(self.channels, self.height, self.width)
 
     def _known_sums(self) -> list[np.ndarray]:
-        """What each band's first layer makes of parents and guides, and its bias: (positions in the order of steps, hidden), or (1, hidden)."""
+        """What each band's first layer makes of parents and guides, and its bias.
+
+        (positions in the order of steps, hidden) each, or (1, hidden) where there are neither parents nor guides.
+        """
         context, sums = self.context, []
         for number, channel in enumerate(self.active):
             bias = context.first_bias[self.scale, channel]

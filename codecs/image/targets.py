@@ -61,6 +61,7 @@ def search(
     encode: Callable[[float], bytes],
     decode: Callable[[bytes], np.ndarray],
     start: float | None = None,
+    tolerance: float | None = None,
 ) -> Found[bytes]:
     """The file that comes closest to a target, or the largest that does not exceed it.
 
@@ -69,6 +70,7 @@ def search(
         encode: level to the bytes of a file.
         decode: back to pixels.
         start: level to begin with, where a better one is known than what is typical.
+        tolerance: of the logarithm of a rate, or of dB; by default what a quarter of a level makes.
 
     Raises:
         CodecError: a target that makes no sense.
@@ -91,7 +93,7 @@ def search(
         codec.levels,
         start,
         slope * nats / max(codec.levels - 1, 1),
-        RATE_TOLERANCE if rate else QUALITY_TOLERANCE,
+        tolerance or (RATE_TOLERANCE if rate else QUALITY_TOLERANCE),
         ceiling=target.kind == "max_bytes",
     )
 

@@ -1,0 +1,71 @@
+"""Sizes and qualities that a fitted picture is to have: λ follows them while the fit goes on, so that one fit is enough.
+
+The multiplier is moved by what the rate, or the error, is off by, on logarithmic scales, as in rate control of video encoders; what is
+left at the end, real bytes against estimated ones, a few more steps put right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from neuralcodec.codecs.image.overfitted_fit import Fit
+
+SETTLED = 0.1  # share of a fit after which λ begins to follow
+EVERY = 3  # steps between its moves
+RATE_PER_NAT, DECIBELS_PER_NAT = 0.58, 2.75  # by which the logarithm of the rate, and PSNR, grow with that of λ
+CAUTION = 0.5  # share of what is missing that a move of λ is for
+WIDEST = 1.5  # nats that λ may get away from that of the level: steps of latents and initial weights are of the level
+CLOSE = {"bytes": math.log(1.015), "psnr": 0.05}  # within which an aim is met
+CORRECTIONS, CORRECTION_STEPS = 8, 8
+
+
+class Aim(NamedTuple):
+    kind: str  # bytes, psnr
+    value: float  # bytes of the streams, or dB
+    ceiling: bool = False  # never more
+
+    def missing(self, size: float, error: float) -> float:
+        """By how much a rate should grow, in nats, or PSNR, in dB."""
+        if self.kind == "bytes":
+            return math.log(self.value * (0.995 if self.ceiling else 1.0) / max(size, 1.0))
+        return self.value + 10 * math.log10(max(error, 1e-12))
+
+    def met(self, size: float, error: float) -> bool:
+        missing = self.missing(size, error)
+        return -0.004 <= missing <= 2 * CLOSE["bytes"] if self.ceiling else abs(missing) <= CLOSE[self.kind]
+
+
+class Steering:
+    """Moves a fit's λ towards an aim."""
+
+    def __init__(self, aim: Aim, fit: Fit):
+        self.aim, self.usual = aim, fit.lmbda
+        self.slope = RATE_PER_NAT if aim.kind == "bytes" else DECIBELS_PER_NAT
+
+    def __call__(self, fit: Fit) -> None:
+        if fit.progress > SETTLED and fit.done % EVERY == 0:
+            self.move(fit, fit.bpp * fit.height * fit.width / 8, fit.error, CAUTION * EVERY / 10)
+
+    def move(self, fit: Fit, size: float, error: float, caution: float) -> None:
+        nats = math.log(fit.lmbda / self.usual) + caution * self.aim.missing(size, error) / self.slope
+        fit.lmbda = self.usual * math.exp(min(max(nats, -WIDEST), WIDEST))
+
+
+def correct(fit: Fit, steering: Steering, measure: Callable[[], tuple[int, float]]) -> None:
+    """A few more steps, until what a file holds meets the aim.
+
+    Args:
+        measure: bytes and mean squared error (of 0…1) of the real streams.
+    """
+    for _ in range(CORRECTIONS):
+        size, error = measure()
+        if steering.aim.met(size, error):
+            return
+        steering.move(fit, size, error, 1.0)
+        for _ in range(CORRECTION_STEPS):
+            fit.step()
+
+
+__all__ = ["Aim", "Steering", "correct"]

@@ -1,0 +1,320 @@
+"""Pictures that a function is fitted to: files and back, exactness, estimates, aims, interruptions."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from neuralcodec.cli import main
+from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save_weights
+from neuralcodec.codecs.files import decode_signal, encode_signal, load
+from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_picture, encode_to_target
+from neuralcodec.codecs.image.overfitted import FittedPicture, Plan
+from neuralcodec.codecs.image.overfitted_context import NARROW, PARTS, WIDE, tables
+from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, State
+from neuralcodec.codecs.image.overfitted_function import PictureFunction
+from neuralcodec.codecs.image.overfitted_waves import GroupCoder
+from neuralcodec.codecs.image.pictures import Picture
+from neuralcodec.codecs.image.targets import Target
+from neuralcodec.entropy import container
+from neuralcodec.entropy.laplace import laplace_bits
+from neuralcodec.entropy.rans import CorruptStream
+
+SHORT = Plan(steps=3)
+SMALL = {
+    "class_path": "neuralcodec.codecs.image.overfitted.FittedPicture",
+    "init_args": {
+        "knots": 2,
+        "network": {
+            "class_path": "neuralcodec.codecs.image.overfitted_bands.Bands",
+            "init_args": {"scales": 3, "hidden": 4, "chroma_hidden": 4, "restoration": 4},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory) -> FittedPicture:
+    """A small one, whose contexts are not trained but do something."""
+    torch.manual_seed(0)
+    made = build(SMALL)
+    for knot, lmbda in zip(made.knots, made.lmbda_range):
+        knot.set_steps(lmbda)
+        for context in (knot.low, knot.luma, knot.chroma):
+            torch.nn.init.normal_(context.last, std=0.05)
+            torch.nn.init.normal_(context.skip, std=0.2)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_weights(made, path)
+    loaded = load_weights(path)
+    assert isinstance(loaded, FittedPicture)
+    loaded.plan = SHORT
+    return loaded
+
+
+def pixels(height: int, width: int) -> np.ndarray:
+    """Something with edges, slopes and noise."""
+    rows, columns = np.mgrid[:height, :width]
+    random = np.random.default_rng(1)
+    planes = [(rows * 3 + columns * (each + 1)) % 97 * 2 + 40 * ((rows // 9 + columns // 7) % 2) for each in range(3)]
+    return np.clip(np.stack(planes, -1) + random.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None]
+
+
+def test_a_picture_comes_back_with_every_integer(codec):
+    x = tensor(pixels(64, 64))
+    coded = encode_signal(codec, x, 31.5)
+    decoded = decode_signal(codec, coded.data)
+    assert decoded.signal.shape == x.shape
+    assert coded.symbols.keys() == decoded.symbols.keys()
+    assert all(torch.equal(decoded.symbols[name], symbols) for name, symbols in coded.symbols.items())
+    assert float((decoded.signal - x).square().mean()) < 0.01
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (33, 18), (64, 31)])
+def test_any_size_comes_back(codec, size):
+    image = pixels(*size)
+    data = encode_picture(codec, Picture(image), 40)
+    assert decode_picture(data, [codec]).pixels.shape == image.shape
+
+
+def test_grey_opacity_sixteen_bits_and_profiles_are_kept(codec):
+    image = pixels(24, 20).astype(np.uint16) * 257
+    image = np.concatenate((image, np.full((24, 20, 1), 40000, np.uint16)), 2)
+    decoded = decode_picture(encode_picture(codec, Picture(image, b"profile"), 40), [codec])
+    assert decoded.pixels.dtype == np.uint16
+    assert (decoded.pixels[..., 3] == 40000).all()
+    assert decoded.icc_profile == b"profile"
+    grey = decode_picture(encode_picture(codec, as_picture(pixels(20, 24)[..., 0]), 40), [codec])
+    assert grey.pixels.shape == (20, 24)
+
+
+def test_integers_do_not_depend_on_threads_or_libraries(codec):
+    x = tensor(pixels(40, 56))
+    coded = codec.compress(x, 45)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            for fast in (True, False):
+                torch.set_num_threads(count)
+                with torch.backends.mkldnn.flags(enabled=fast):
+                    decoded = codec.decompress(coded.streams, x.shape[-2:], 45)
+                    again = codec.coded(*refit(codec, decoded.symbols, 45)).streams
+                assert all(torch.equal(decoded.symbols[name], symbols) for name, symbols in coded.symbols.items())
+                assert again[1] == coded.streams[1]
+    finally:
+        torch.set_num_threads(threads)
+    other = codec.coded(*refit(codec, coded.symbols, 45, torch.channels_last)).streams
+    assert other == coded.streams
+
+
+def refit(codec: FittedPicture, symbols: dict, level: float, memory_format: torch.memory_format = torch.contiguous_format) -> tuple:
+    """What :meth:`FittedPicture.coded` takes, from the integers of a file."""
+    piece = Piece(codec.network(level))
+    sizes = [value.numel() for value in piece.base.values()]
+    differences = symbols["weights"].float().split(sizes)
+    with torch.no_grad():
+        steps = piece.coder._exact_step(piece.coder.steps.round()).split(sizes)
+        for parameter, each, step in zip(piece.network.parameters(), differences, steps):
+            parameter += (each * step).reshape(parameter.shape)
+    latents = [value.float() for name, value in symbols.items() if name != "weights"]
+    return piece, [latent[None].contiguous(memory_format=memory_format)[0] for latent in latents], level
+
+
+def test_the_estimate_is_what_the_file_takes():
+    codec = load("image-overfitted")
+    x = tensor(pixels(96, 96))
+    piece = Piece(codec.network(50))
+    fit = Fit(piece, x[0], float(codec.lmbda(torch.tensor(50.0))), Plan(steps=8))
+    fit.run()
+    before = [latent.detach().clone() for latent in fit.latents]
+    fit.plan = fit.plan._replace(weights=0.0, side=0.0)
+    for group in fit.optimiser.param_groups:
+        group["speed"] = 0.0
+    fit.step()  # whose numbers are those of what came before it
+    streams = codec.coded(piece, before, 50).streams
+    assert fit.bpp * 96 * 96 == pytest.approx(8 * sum(map(len, streams)), rel=0.01, abs=3 * 32)
+
+
+def test_contexts_in_integers_are_those_of_the_fit(codec):
+    network = codec.network(20)
+    latents = [torch.randint(-3, 4, (group.channels, group.height, group.width)).float() for group in network.groups(48, 40)]
+    integers = [latent.int().numpy() for latent in latents]
+    for number, group in enumerate(network.groups(48, 40)):
+        context, parent, guide, scale = network._around(number, group, latents)
+        active = list(range(0, group.channels, 2))
+        shown = latents[number].clone()
+        shown[[channel for channel in range(group.channels) if channel not in active]] = 0
+        with torch.no_grad():
+            bits = float(context.bits(shown, parent, guide, scale, active, group.tables.last)[0])
+        planes = [*integers[:number], shown.int().numpy()]
+        coder = network._coder(number, active, planes)[1]
+        symbols, indexes = (np.concatenate(part) for part in zip(*coder.encode(planes[-1])))
+        real = float(tables(group.tables).bits(torch.from_numpy(symbols), torch.from_numpy(indexes)).sum())
+        assert real == pytest.approx(bits, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [NARROW, WIDE])
+def test_tables_follow_the_distribution(kind):
+    every = tables(kind)
+    for index, part in ((0, 4), (20, 0), (40, 7), (kind.last, 3)):
+        symbols = torch.arange(-3, 4)
+        bits = every.bits(symbols, torch.full_like(symbols, index * PARTS + part))
+        expected = laplace_bits(symbols - (part / PARTS - 0.5), torch.full_like(symbols, index).float())
+        likely = expected < 12
+        assert torch.allclose(bits[likely], expected[likely], atol=0.05)
+
+
+def test_a_position_sees_nothing_that_is_decoded_later(codec):
+    """Whatever follows it in the order of the waves may change without any table before it changing."""
+    network = codec.network(20)
+    shape = (3, 12, 10)
+    values = np.random.default_rng(0).integers(-3, 4, shape).astype(np.int32)
+    parent = np.zeros((3, 6, 5), np.int32)
+    coder = GroupCoder(network.luma.integer(), 0, NARROW, [0, 1, 2], 12, 10, parent, None)
+    parts = coder.encode(values)
+    time_of = np.array([[[4 * band + 2 * row + column for column in range(10)] for row in range(12)] for band in range(3)])
+    assert [len(symbols) for symbols, _ in parts] == np.bincount(time_of.reshape(-1)).tolist()
+    for moment in (3, 17, 30):
+        changed = np.where(time_of >= moment, values + 1, values)
+        for (_, before), (_, after) in list(zip(parts, coder.encode(changed)))[: moment + 1]:
+            assert (before == after).all()
+
+
+def test_damaged_streams_are_refused_or_decode_to_something_else(codec):
+    x = tensor(pixels(32, 32))
+    coded = codec.compress(x, 45)
+    random = np.random.default_rng(0)
+    for number in range(40):
+        streams = [bytearray(stream) for stream in coded.streams]
+        stream = streams[number % 2]
+        if number % 5 == 0:
+            del stream[random.integers(len(stream)) :]
+        else:
+            stream[random.integers(len(stream))] ^= 1 << random.integers(8)
+        try:
+            decoded = codec.decompress([bytes(each) for each in streams], (32, 32), 45)
+        except (CorruptStream, container.ContainerError):
+            continue
+        assert decoded.signal.shape == x.shape
+        assert not torch.isnan(decoded.signal).any()
+
+
+def test_a_damaged_file_is_refused(codec):
+    data = bytearray(encode_picture(codec, Picture(pixels(16, 16)), 30))
+    data[-9] ^= 4
+    with pytest.raises(CodecError, match="checksum"):
+        decode_picture(bytes(data), [codec])
+
+
+def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(codec, tmp_path):
+    x = tensor(pixels(32, 40))
+    lmbda = 0.02
+
+    def fresh() -> Fit:
+        return Fit(Piece(codec.network(30)), x[0], lmbda, Plan(steps=8))
+
+    whole, first, second = fresh(), fresh(), fresh()
+    whole.run()
+    for _ in range(4):
+        first.step()
+    state = State(tmp_path / "state.safetensors", "this fit")
+    first.save(*state)
+    second.run(state=state)
+    assert second.done == 8
+    assert all(torch.equal(a, b) for a, b in zip(whole.latents, second.latents))
+    assert all(torch.equal(a, b) for a, b in zip(whole.piece.network.parameters(), second.piece.network.parameters()))
+    with pytest.raises(CodecError, match="another picture"):
+        fresh().load(state.path, "another fit")
+    state.path.write_bytes(b"nothing")
+    with pytest.raises(CodecError, match="not the state of a fit"):
+        fresh().load(*state)
+
+
+def test_a_checkpoint_is_removed_at_the_end(codec, tmp_path):
+    path = tmp_path / "state.safetensors"
+    plain = encode_picture(codec, Picture(pixels(16, 24)), 30)
+    assert encode_picture(codec, Picture(pixels(16, 24)), 30, checkpoint=path) == plain
+    assert not path.exists()
+
+
+def test_time_is_kept(codec):
+    began = time.monotonic()
+    encode_picture(codec, Picture(pixels(64, 64)), 30, seconds=1.0)
+    assert 0.9 < time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize(("kind", "value"), [("bpp", 2.0), ("max_bytes", 1000), ("psnr", 30.0)])
+def test_targets_are_met(codec, kind, value):
+    image = pixels(64, 64)
+    hit = encode_to_target(codec, Picture(image), Target(kind, value), effort=0)
+    if kind == "psnr":
+        error = np.mean((decode_picture(hit.data, [codec]).pixels.astype(float) - image) ** 2)
+        assert 10 * np.log10(255**2 / error) == pytest.approx(value, abs=0.15)
+    elif kind == "bpp":
+        assert len(hit.data) * 8 / 64**2 == pytest.approx(value, rel=0.03)
+    else:
+        assert 0.93 * value <= len(hit.data) <= value
+
+
+def test_higher_levels_are_better_and_larger(codec):
+    image = pixels(48, 48)
+    low, high = (encode_picture(codec, Picture(image), level) for level in (10, 55))
+    errors = [np.mean((decode_picture(data, [codec]).pixels.astype(float) - image) ** 2) for data in (low, high)]
+    assert len(low) < len(high)
+    assert errors[0] > errors[1]
+
+
+def test_what_makes_no_sense_is_refused_in_a_line(codec):
+    image = Picture(pixels(8, 8))
+    with pytest.raises(CodecError, match="effort must lie"):
+        encode_picture(codec, image, 30, effort=9)
+    with pytest.raises(CodecError, match="takes some time"):
+        encode_picture(codec, image, 30, seconds=0.0)
+    with pytest.raises(CodecError, match="not fitted"):
+        encode_picture(load("image-tiny"), image, 30, seconds=1.0)
+
+
+def test_the_command_line_fits_and_decodes(tmp_path):
+    source, coded, out = tmp_path / "a.png", tmp_path / "a.nci", tmp_path / "b.png"
+    Image.fromarray(pixels(64, 64)).save(source)
+    assert main(["encode", str(source), "--max-time", "1"]) == 0
+    assert main(["decode", str(coded), "-o", str(out)]) == 0
+    errors = np.asarray(Image.open(out)).astype(float) - pixels(64, 64)
+    assert np.mean(errors**2) < 400
+    import neuralcodec.pillow  # noqa: F401 (registers the format)
+
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(coded.read_bytes()))), np.asarray(Image.open(out)))
+
+
+def test_the_shipped_codec_takes_few_multiplications():
+    codec = load("image-overfitted")
+    assert isinstance(codec, Codec)
+    assert codec.network(63).multiplications(512, 768) / (512 * 768) <= 3000
+
+
+class Constant(PictureFunction):
+    """One colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.colour = torch.nn.Parameter(torch.zeros(3))
+
+    def draw(self, latents, height, width):
+        return (self.colour + 0.5)[:, None, None].expand(3, height, width)
+
+
+def test_any_function_can_be_fitted():
+    codec = FittedPicture(Constant())
+    x = torch.tensor([0.3, 0.55, 0.7])[None, :, None, None].expand(1, 3, 8, 8)
+    coded = codec.compress(x, 63, Plan(steps=400, weights=0.01))
+    decoded = codec.decompress(coded.streams, (8, 8), 63).signal
+    assert float((decoded - x).abs().max()) < 0.02
+    assert len(coded.streams[0]) < 24 and not coded.streams[1]

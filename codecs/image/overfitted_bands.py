@@ -241,6 +241,11 @@ class Bands(PictureFunction):
         for gain in (self.low_gain, self.luma_gain, self.chroma_gain):
             gain.fill_(0.5 * math.log(18 / (math.log(2) * lmbda)) - math.log(255))
 
+    @torch.no_grad()
+    def scale_steps(self, factor: float) -> None:
+        for gain in (self.low_gain, self.luma_gain, self.chroma_gain):
+            gain += math.log(factor)
+
     def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
         """What the wavelet makes the picture of, by conjugate gradients; of an orthonormal transform, one step would do."""
         height, width = picture.shape[1:]
@@ -273,12 +278,23 @@ class Bands(PictureFunction):
                 error = error - length * image
                 residual = adjoint(error)
                 direction, power = residual + residual.square().sum() / power.clamp_min(1e-12) * direction, residual.square().sum()
-        return [torch.round(shrunk(part)) for part in split(found)]
+        latents, speeds = split(found), [torch.zeros_like(part) for part in split(found)]
+        for _ in range(DESCENT_STEPS):  # with the restoration, which is not linear
+            leaves = [latent.detach().requires_grad_(True) for latent in latents]
+            with torch.enable_grad():
+                slopes = torch.autograd.grad(0.5 * (self.draw(leaves, height, width) - picture).square().sum(), leaves)
+            for latent, speed, slope, gain in zip(latents, speeds, slopes, self._gains()):
+                speed.mul_(MOMENTUM).sub_(slope * (DESCENT_RATE * gain.detach().exp() ** -2)[:, None, None])
+                latent += speed
+        return [torch.round(shrunk(latent)) for latent in latents]
+
+    def _gains(self) -> list[Tensor]:
+        """Logarithms of the steps of every group."""
+        return [self.low_gain, *(gain[scale - 1] for scale in range(self.scales, 0, -1) for gain in (self.luma_gain, self.chroma_gain))]
 
     def curvature(self, lmbda: float) -> list[Tensor]:
         """Of a transform as good as orthonormal."""
-        gains = [self.low_gain, *(gain[scale - 1] for scale in range(self.scales, 0, -1) for gain in (self.luma_gain, self.chroma_gain))]
-        return [(gain.detach().exp().square() * (lmbda * 255**2 / 3))[:, None, None] for gain in gains]
+        return [(gain.detach().exp().square() * (lmbda * 255**2 / 3))[:, None, None] for gain in self._gains()]
 
     def _scale(self, number: int) -> int:
         """Of a group."""
@@ -291,6 +307,7 @@ class Bands(PictureFunction):
 
 
 LARGEST_SHRINKAGE = 0.6  # steps
+DESCENT_STEPS, DESCENT_RATE, MOMENTUM = 12, 0.3, 0.6
 START_STEPS = 8  # of conjugate gradients
 
 

@@ -104,7 +104,7 @@ def candidate(name: str, levels: Sequence[float] | None = None) -> Candidate:
     Raises:
         CodecError: none of these.
     """
-    from neuralcodec.codecs import CONFIGS, PEERS, WEIGHTS
+    from neuralcodec.codecs import PEERS, WEIGHTS
     from neuralcodec.eval.classical import CLASSICAL
 
     if name in CLASSICAL:

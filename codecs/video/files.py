@@ -19,7 +19,7 @@ from torch import Tensor
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError, build, fingerprint
 from neuralcodec.codecs.video.fit import Plan, Report, nothing
-from neuralcodec.codecs.video.fitted import FittedVideo
+from neuralcodec.codecs.video.fitted import FittedVideo, Known
 from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip, to_frames
 from neuralcodec.entropy import container
@@ -108,12 +108,21 @@ def unpack(pictures: Tensor, header: Header) -> Clip:
     return Clip(y, u, v, header.rate, header.bits, header.matrix, header.full_range)
 
 
-def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan | None = None, report: Report = nothing) -> bytes:
+def encode_clip(
+    codec: FittedVideo,
+    clip: Clip,
+    level: float,
+    plan: Plan | None = None,
+    report: Report = nothing,
+    checkpoint: Path | None = None,
+    known: Known | None = None,
+) -> bytes:
     """A clip to the bytes of a file.
 
     Args:
         level: rounded to the nearest that a file can name.
         plan: of the fit of each group of pictures; by default the codec's.
+        checkpoint, known: as in :meth:`~neuralcodec.codecs.video.fitted.FittedVideo.compress`.
 
     Raises:
         CodecError: a clip that no file can hold.
@@ -121,7 +130,7 @@ def encode_clip(codec: FittedVideo, clip: Clip, level: float, plan: Plan | None 
     if max(clip.height, clip.width) > MAX_SIDE or clip.y.size > MAX_SAMPLES:
         raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
     level = codec.nearest_level(level)
-    compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width))
+    compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width), checkpoint, known)
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
     assert codec.fingerprint is not None

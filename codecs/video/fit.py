@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from neuralcodec.codecs.video.networks import VideoNetwork
 from neuralcodec.entropy.grids import GridCoder, Window
-from neuralcodec.entropy.weights import EXACT, Rounding, WeightCoder
+from neuralcodec.entropy.weights import EXACT, STEPS_PER_OCTAVE, Rounding, WeightCoder
 
 PLANE_WEIGHTS = (1 / 8,) * 4 + (
     1 / 4,
@@ -146,17 +146,21 @@ class Fitting:
     Args:
         pictures: (frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1.
         lmbda: bits per pixel and unit of mean squared error on a 0…255 scale.
+        state: to go on from, of :meth:`state`.
     """
 
-    def __init__(self, piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, seed: int = 0):
+    def __init__(
+        self, piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, seed: int = 0, state: Mapping[str, Tensor] | None = None
+    ):
         self.piece, self.pictures, self.lmbda, self.plan = piece, pictures, lmbda, plan
-        self.latents = start(piece, pictures, lmbda)
         self.tensors: list[Any] = list(piece.tensors().values())
         self.side = [each for each in (*piece.weights.parameters(), *piece.grids.parameters()) if each.requires_grad]
+        self.latents = start(piece, pictures, lmbda) if state is None else self._restored(state)
         self.optimiser = torch.optim.Adam([{"params": self.tensors}, {"params": self.side}], betas=BETAS)
         self.generator = torch.Generator().manual_seed(seed)
         self.queue: list[tuple[int, int]] = []
-        self.done, self.seconds, self.before = 0, 0.0, 0.0
+        self.done, self.seconds = (0, 0.0) if state is None else (int(state["done"]), float(state["seconds"]))
+        self.before = self.progress
         self.error = self.rate = 0.0
         self.settle()
         self.prepare()
@@ -173,11 +177,28 @@ class Fitting:
             return self.done / self.plan.steps if self.plan.steps else 1.0
         return self.seconds / self.plan.seconds
 
-    def run(self, report: Report = nothing) -> Fitted:
-        """To the plan's end."""
+    def state(self) -> dict[str, Tensor]:
+        """What a fit can go on from, nearly as if nothing had happened: moments and curvatures are found anew."""
+        named = {f"latents.{number:03}": values.clone() for number, values in enumerate(self.latents)}
+        named |= {f"parameter.{number:03}": each.detach().clone() for number, each in enumerate([*self.tensors, *self.side])}
+        return {**named, "done": torch.tensor(self.done), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+
+    def _restored(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """Latents; weights and steps go where they belong."""
+        with torch.no_grad():
+            for number, each in enumerate([*self.tensors, *self.side]):
+                each.copy_(state[f"parameter.{number:03}"])
+        return [state[f"latents.{number:03}"].clone() for number in range(len(self.piece.grid_shapes))]
+
+    def run(self, report: Report = nothing, keep: Callable[[Fitting], None] | None = None) -> Fitted:
+        """To the plan's end.
+
+        Args:
+            keep: told whenever the fit has a state.
+        """
         while (progress := self.progress) < 1:
             began = clock()
-            if int(progress * SETTLED) > int(self.before * SETTLED):
+            if int(progress * SETTLED) > int(self.before * SETTLED) and self.done - self.settled >= REFRESHED:
                 self.settle()
             elif self.done and self.done % REFRESHED == 0:
                 self.indexes = self.piece.grids.indexes(self.latents)
@@ -186,7 +207,11 @@ class Fitting:
             self.done += 1
             self.seconds += clock() - began
             total = self.plan.steps if self.plan.seconds is None else max(self.done, round(self.done / max(self.progress, 1e-9)))
-            report(self.done, total, f"{self.rate:.4f} bpp, {-10 * math.log10(max(self.error, 1e-10)):.2f} dB")
+            left = round(self.seconds / self.done * (total - self.done))
+            quality = -10 * math.log10(max(self.error, 1e-10))
+            report(self.done, total, f"{self.rate:.4f} bpp, {quality:.2f} dB, {left // 60}:{left % 60:02} left")
+            if keep is not None and (not self.queue or not self.piece.network.linear):
+                keep(self)
         self.finish()
         self.piece.grids.settle(self.latents)
         return Fitted(self.piece, self.latents)
@@ -196,6 +221,7 @@ class Fitting:
 
     def settle(self) -> None:
         """Contexts and their tables to what the latents are by now."""
+        self.settled = self.done
         self.piece.grids.settle(self.latents)
         self.indexes = self.piece.grids.indexes(self.latents)
 
@@ -236,12 +262,31 @@ class Fitting:
         self.optimiser.zero_grad()
 
 
-def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, report: Report = nothing, seed: int = 0) -> Fitted:
-    """A piece fitted to pictures (frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1."""
+def fitting(
+    piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, seed: int = 0, state: Mapping[str, Tensor] | None = None
+) -> Fitting:
+    """A fit as the network wants it: see :class:`Fitting`."""
     from neuralcodec.codecs.video.sweeps import Sweeping
 
-    kind = Sweeping if piece.network.linear else Fitting
-    return kind(piece, pictures, lmbda, plan, seed).run(report)
+    return (Sweeping if piece.network.linear else Fitting)(piece, pictures, lmbda, plan, seed, state)
+
+
+def fit(piece: Piece, pictures: Tensor, lmbda: float, plan: Plan = DEFAULT, report: Report = nothing, seed: int = 0) -> Fitted:
+    """A piece fitted to pictures (frames, 6, ⌈H/2⌉, ⌈W/2⌉) in 0…1."""
+    return fitting(piece, pictures, lmbda, plan, seed).run(report)
+
+
+def warmed(state: Mapping[str, Tensor], piece: Piece, factor: float) -> dict[str, Tensor]:
+    """The state of a finished fit as the start of another, whose λ is ``factor`` times as large: with finer or coarser steps."""
+    shift = -round(STEPS_PER_OCTAVE * math.log2(factor) / 2)  # λ goes with the inverse square of a step
+    changed = {**state, "done": torch.tensor(0), "seconds": torch.tensor(0.0, dtype=torch.float64)}
+    first = len(piece.tensors()) + sum(1 for each in piece.weights.parameters() if each.requires_grad)
+    for number, linear in enumerate(piece.network.linear):
+        if linear:
+            steps, latents = f"parameter.{first + number:03}", f"latents.{number:03}"
+            changed[steps] = state[steps] + shift
+            changed[latents] = state[latents] * 2 ** (-shift / STEPS_PER_OCTAVE)
+    return changed
 
 
 def squared_error(drawn: Tensor, pictures: Tensor) -> Tensor:
@@ -290,4 +335,4 @@ def _visits(piece: Piece, batch: int) -> list[Tensor]:
     return counts
 
 
-__all__ = ["DEFAULT", "Fitted", "Fitting", "Piece", "Plan", "Report", "fit", "nothing"]
+__all__ = ["DEFAULT", "Fitted", "Fitting", "Piece", "Plan", "Report", "fit", "fitting", "nothing", "warmed"]

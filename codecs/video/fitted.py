@@ -11,9 +11,12 @@ on its own.
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +24,8 @@ import torch
 from torch import Tensor
 
 from neuralcodec.codecs.base import Codec, Compressed, Decompressed
-from neuralcodec.codecs.video.fit import DEFAULT, Piece, Plan, Report, fit, nothing
+from neuralcodec.codecs.video.checkpoint import Checkpoint
+from neuralcodec.codecs.video.fit import DEFAULT, Fitting, Piece, Plan, Report, fitting, nothing, warmed
 from neuralcodec.codecs.video.networks import VideoNetwork
 from neuralcodec.entropy.rans import CorruptStream
 
@@ -34,6 +38,14 @@ class Group(NamedTuple):
 
     begin: int
     end: int
+
+
+@dataclass
+class Known:
+    """What a fit has found, for another one of the same clip to start from."""
+
+    lmbda: float = 1.0
+    states: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by group
 
 
 class FittedVideo(Codec):
@@ -77,33 +89,62 @@ class FittedVideo(Codec):
         return [Group(begin, end) for begin, end in itertools.pairwise(edges)]
 
     def compress(
-        self, x: Tensor, level: float, plan: Plan | None = None, report: Report = nothing, size: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        level: float,
+        plan: Plan | None = None,
+        report: Report = nothing,
+        size: tuple[int, int] | None = None,
+        checkpoint: Path | None = None,
+        known: Known | None = None,
     ) -> Compressed:
         """
         Args:
             plan: of the fit of each group.
             report: told after every step, of the steps of all groups.
             size: height and width of luma, if odd.
+            checkpoint: file to keep the state of the fit in, and to go on from if it is there; removed at the end. Of groups that were done
+                before, the result has no symbols.
+            known: of a fit of the same clip before, to start from; becomes that of this one.
+
+        Raises:
+            CodecError: a checkpoint of something else.
         """
         height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])
         groups = self.groups(x.shape[1])
         plan = plan or self.plan
         plan = plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)
         lmbda = float(self.lmbda(torch.tensor(level)))
-        streams: list[bytes] = []
+        store = None if checkpoint is None else Checkpoint(checkpoint, self._key(x, level, plan))
+        streams: list[bytes] = [] if store is None else list(store.streams)
         symbols: dict[str, Tensor] = {}
         network: VideoNetwork | None = None
         for number, group in enumerate(groups):
             network = self._started(network, number)
+            if number < len(streams) // len(STREAMS):
+                network = self._read_weights(network, streams[len(STREAMS) * number], group, height, width)[0].network
+                continue
             piece = Piece(copy.deepcopy(network).requires_grad_(True), group.end - group.begin, height, width)
             counted = partial(_counted, report, number, len(groups))
+            state = store.state if store and store.state else None
+            if known is not None and number in known.states:
+                state = warmed(known.states[number], piece, lmbda / known.lmbda)
             with torch.enable_grad():
-                fitted = fit(piece, x[0, group.begin : group.end], lmbda, plan, counted)
+                under_way = fitting(piece, x[0, group.begin : group.end], lmbda, plan, state=state)
+                fitted = under_way.run(counted, None if store is None else partial(_keep, store))
+            if known is not None:
+                known.states[number] = under_way.state()
             weights, integers = piece.weights.encode(piece.differences())
             network = self._read_weights(network, weights, group, height, width)[0].network
             grids, grid_integers = piece.grids.encode(fitted.latents)
             streams += [weights, grids]
+            if store is not None:
+                store.finish_group([weights, grids])
             symbols |= _named(number, integers, grid_integers)
+        if store is not None:
+            store.remove()
+        if known is not None:
+            known.lmbda = lmbda
         return Compressed(streams, symbols)
 
     def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
@@ -135,6 +176,11 @@ class FittedVideo(Codec):
                 pictures, grids = self._read_grids(piece, streams[2 * number + 1])
                 yield pictures, _named(number, integers, grids)
 
+    def _key(self, x: Tensor, level: float, plan: Plan) -> str:
+        """Of a fit: a checkpoint of another one is of no use."""
+        digest = hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
+        return f"{digest} {(self.fingerprint or b'').hex()} {level} {plan}"
+
     def _started(self, network: VideoNetwork | None, number: int) -> VideoNetwork:
         """What a group's network starts from."""
         return self.network if network is None or number % self.chain == 0 else network
@@ -157,6 +203,11 @@ class FittedVideo(Codec):
         return torch.cat(drawn), integers
 
 
+def _keep(store: Checkpoint, fitting: Fitting) -> None:
+    if store.due:
+        store.keep(fitting.state())
+
+
 def _counted(report: Report, number: int, groups: int, done: int, of: int, state: str) -> None:
     report(number * of + done, groups * of, state)
 
@@ -166,4 +217,4 @@ def _named(number: int, weights: np.ndarray, grids: Sequence[np.ndarray]) -> dic
     return named | {f"grid {number}.{each}": torch.from_numpy(grid) for each, grid in enumerate(grids)}
 
 
-__all__ = ["FittedVideo", "Group", "Plan"]
+__all__ = ["FittedVideo", "Group", "Known", "Plan"]

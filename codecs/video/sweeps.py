@@ -52,6 +52,11 @@ class Sweeping(Fitting):
         self.earlier: dict[int, tuple[Tensor, Tensor]] = {}
         self.measured = self._curvatures() if self.plan.steps or self.plan.seconds else []
         self.curvatures = list(self.measured)
+        if self.measured and any((values != torch.round(values)).any() for values in self.latents):
+            chosen = self.piece.grids.choose(self.exact, self.measured)
+            self.latents = [
+                each if linear else torch.round(exact) for each, exact, linear in zip(chosen, self.exact, self.piece.network.linear)
+            ]
 
     def step(self, progress: float) -> None:
         """With the frames of one run; after the last one, latents move."""

@@ -42,9 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     goal = encode.add_mutually_exclusive_group()
     goal.add_argument("-q", "--quality", type=float, default=50, help="0 … 100, higher is better and larger (default: 50)")
     goal.add_argument("-b", "--kbps", type=float, help="sounds: kbit/s of the whole file to aim at")
-    goal.add_argument("--bpp", type=float, help="pictures: bits of the whole file per pixel to aim at")
-    goal.add_argument("--max-bytes", type=int, metavar="N", help="pictures: the best file of at most so many bytes")
-    goal.add_argument("--psnr", type=float, metavar="DB", help="pictures: PSNR of RGB to aim at")
+    goal.add_argument("--bpp", type=float, help="pictures and clips: bits of the whole file per pixel to aim at")
+    goal.add_argument("--max-bytes", type=int, metavar="N", help="pictures and clips: the best file of at most so many bytes")
+    goal.add_argument("--psnr", type=float, metavar="DB", help="PSNR to aim at: pictures of RGB, clips 6:1:1 of their planes")
     goal.add_argument("--ms-ssim", type=float, metavar="V", help="pictures: MS-SSIM to aim at: below 1 as it is, from 1 up in dB")
     encode.add_argument(
         "--effort",
@@ -54,16 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
         "overfit: a network for each picture",
     )
     encode.add_argument(
-        "--max-time", type=_time, metavar="TIME", help="pictures: how long a network is fitted to each, in seconds or as 1:30"
+        "--max-time", type=_time, metavar="TIME", help="pictures and clips: how long a network is fitted to each, in seconds or as 1:30"
     )
     encode.add_argument(
-        "--checkpoint", metavar="FILE", help="pictures: keep the state of the fit there, and go on from it after an interruption"
+        "--checkpoint", metavar="FILE", help="pictures and clips: keep the state of the fit there, and go on from it after an interruption"
     )
     encode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1")
     encode.add_argument("--video-size", type=_size, metavar="WxH", help="raw clips: width and height")
     encode.add_argument("--pixel-format", metavar="F", help="raw clips: yuv420p or yuv420p10le")
     encode.add_argument("--fps", type=Fraction, metavar="R", help="clips: frames per second, where the file does not say")
     encode.add_argument("--matrix", choices=("bt601", "bt709", "bt2020"), help="clips: from which RGB follows, where the file does not say")
+    encode.add_argument("--audio", choices=("copy",), help="clips: keep the first track of sound, as it is")
     encode.add_argument("--roi", metavar="MASK", help="pictures: another picture, white where quality counts")
     encode.add_argument("-m", "--model", help="name of shipped weights (see list), or a weights file")
     encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
@@ -89,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="sounds: where the file is damaged, let what was last heard fade away, or put silence; otherwise damage is an error",
     )
     decode.add_argument("--frames", type=_frames, metavar="A:B", help="clips: frames A … B - 1; only what these need is decoded")
+    decode.add_argument("--pictures", action="store_true", help="clips: a folder of PNG files for each, at or below --output")
     decode.add_argument("--max-pixels", type=int, help="refuse files that ask for more (default: 2^27, 2^26 for a picture in one piece)")
     decode.set_defaults(run=run_decode)
 
@@ -175,10 +177,29 @@ def run_decode(options: argparse.Namespace) -> int:
     def modality_of(source: Path | str) -> str:
         return convert.modality_of_coded(_peek() if source == "-" else _start(Path(source)))
 
+    if options.pictures:
+        return _decode_to_pictures(options)
     asked = Path(options.output).suffix if options.output and not _is_folder(options) and options.output != "-" else ""
     outputs = {modality: asked or suffix for modality, suffix in convert.OUTPUTS.items()}
     suffixes = [container.SUFFIXES[modality] for modality in convert.INPUTS]
     return _convert_all(options, suffixes, modality_of, outputs, lambda modality: convert.decoder(options, modality, outputs[modality]))
+
+
+def _decode_to_pictures(options: argparse.Namespace) -> int:
+    from neuralcodec.codecs.errors import CodecError
+
+    failures = 0
+    for name in options.input:
+        source = sys.stdin.buffer if name == "-" else Path(name)
+        folder = Path(options.output or Path(name).with_suffix(""))
+        try:
+            if name == "-" and not options.output:
+                raise UserError("pictures of standard input need an --output")
+            convert.clip_to_pictures(source, folder / Path(name).stem if len(options.input) > 1 else folder, options)
+        except (CodecError, OSError, UserError) as error:
+            failures += 1
+            print(f"neuralcodec decode: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def run_tokens(options: argparse.Namespace) -> int:

@@ -27,7 +27,20 @@ SPELLED = {"start": "from", "end": "to"}  # options that are not called as they 
 FOR_ONE = {  # options that make sense for one modality only
     "image": ("bpp", "max_bytes", "psnr", "ms_ssim", "effort", "max_time", "checkpoint", "roi", "max_pixels"),
     "audio": ("kbps", "start", "end", "conceal"),
-    "video": ("effort", "frames", "video_size", "pixel_format", "fps", "matrix"),
+    "video": (
+        "bpp",
+        "max_bytes",
+        "psnr",
+        "effort",
+        "max_time",
+        "checkpoint",
+        "frames",
+        "video_size",
+        "pixel_format",
+        "fps",
+        "matrix",
+        "sound",
+    ),
 }
 
 Report = Callable[..., None]  # (pieces done, of how many, state)
@@ -250,11 +263,19 @@ def _sound_decoder(options: argparse.Namespace, suffix: str) -> Convert:
 
 
 def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
+    from neuralcodec.codecs.image.targets import target_of
     from neuralcodec.codecs.video.files import USUAL_EFFORT, encode_clip, plan_of
+    from neuralcodec.codecs.video.outputs import sound_of
+    from neuralcodec.codecs.video.targets import encode_to_target
     from neuralcodec.datasets.video import read_clip
 
     level = codec.level_for_quality(options.quality)
+    target = target_of(options.bpp, options.max_bytes, options.psnr, None)
     plan = plan_of(USUAL_EFFORT if options.effort is None else options.effort)
+    if options.checkpoint and (target or len(options.input) > 1):
+        raise CodecError("a checkpoint is of one fit: of one clip, at a --quality")
+    if options.audio and options.frames:
+        raise CodecError("--audio keeps the whole track, so it goes with all --frames")
 
     def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
         if not isinstance(source, Path):
@@ -266,19 +287,58 @@ def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
             raise CodecError(str(error)) from None
         if begin >= len(clip):
             raise CodecError(f"frames from {begin} on are not among the {len(clip)} of {name}")
-        out.write(encode_clip(codec, clip.since(begin), level, plan, report))
+        clip = clip.since(begin)
+        sound = sound_of(source) if options.audio and source.is_file() and source.suffix.lower() not in (".yuv", ".y4m") else None
+        if options.audio and sound is None:
+            _say(f"{name}: there is no sound in it")
+        fit = plan._replace(seconds=options.max_time / len(codec.groups(len(clip)))) if options.max_time else plan
+        if target is None:
+            checkpoint = Path(options.checkpoint) if options.checkpoint else None
+            out.write(encode_clip(codec, clip, level, fit, report, checkpoint, sound=sound))
+            return
+        hit = encode_to_target(codec, clip, target, fit, report, sound)
+        _say_miss(name, hit.miss)
+        out.write(hit.data)
 
     return convert
 
 
 def _clip_decoder(options: argparse.Namespace, suffix: str) -> Convert:
-    from neuralcodec.codecs.video.files import decode_clip, write_clip
+    from neuralcodec.codecs.video.files import decode_clip
+    from neuralcodec.codecs.video.outputs import FORMATS, write_clip
 
     def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
-        data = source.read_bytes() if isinstance(source, Path) else source.read()
-        write_clip(decode_clip(data, options.frames or (0, None)), out, suffix)
+        content = _content(source)
+        clip = decode_clip(content, options.frames or (0, None))
+        sound = content.extras.get("sound")
+        if sound is not None and (options.frames or suffix not in FORMATS):
+            _say(f"{name}: its sound is left out; it goes with all frames into {' or '.join(FORMATS)}")
+            sound = None
+        if clip.times is not None and suffix not in FORMATS:
+            _say(f"{name}: frames do not follow each other steadily, which only {' and '.join(FORMATS)} can say")
+        write_clip(clip, out, suffix, sound)
 
     return convert
+
+
+def clip_to_pictures(source: Path | BinaryIO, folder: Path, options: argparse.Namespace) -> None:
+    """A coded clip to a folder of pictures.
+
+    Raises:
+        CodecError: it is no such file, or damaged.
+        OSError: it cannot be read, or the folder not be written.
+    """
+    from neuralcodec.codecs.video.files import decode_clip
+    from neuralcodec.codecs.video.outputs import write_pictures
+
+    write_pictures(decode_clip(_content(source), options.frames or (0, None)), folder, options.force)
+
+
+def _content(source: Path | BinaryIO) -> container.Content:
+    try:
+        return container.read(source.read_bytes() if isinstance(source, Path) else source.read())
+    except container.ContainerError as error:
+        raise CodecError(str(error)) from None
 
 
 def _say_miss(name: str, text: str | None) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +31,7 @@ EXTENSIONS = {RAW_EXTENSION, ".y4m", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".
 PIXEL_FORMATS = {"yuv420p": 8, "yuvj420p": 8, "yuv420p10": 10, "yuv420p10le": 10}  # name as FFmpeg has it: bits
 HD_HEIGHT = 720  # lines from which an untagged clip is taken for BT.709, as players do
 IN_MEMORY = 2**26  # bytes of decoded samples beyond which they go to a file
+TIME_ROUNDING = Fraction(1, 500)  # seconds: Matroska has times in milliseconds
 MAX_PIXELS = 2**26  # of a decoded frame: 8192×8192
 MAX_BYTES = 2**34  # of decoded samples: 600 frames of 3840×2160 at 10 bits fit
 UVG = {  # as published: as it is also spelled
@@ -65,6 +66,7 @@ class Clip:
         bits: 8 or 10.
         matrix: ``bt709``, ``bt601`` or ``bt2020``, from which RGB follows.
         full_range: black is 0, not 16 (at 8 bits).
+        times: seconds from the first frame to each, where they are not as the rate says.
     """
 
     y: np.ndarray
@@ -74,6 +76,7 @@ class Clip:
     bits: int = 8
     matrix: str = "bt709"
     full_range: bool = False
+    times: tuple[Fraction, ...] | None = None
 
     def __post_init__(self) -> None:
         count, height, width = self.y.shape
@@ -109,11 +112,12 @@ class Clip:
 
     def first(self, frames: int | None) -> Clip:
         """At most so many frames."""
-        return replace(self, y=self.y[:frames], u=self.u[:frames], v=self.v[:frames])
+        return replace(self, y=self.y[:frames], u=self.u[:frames], v=self.v[:frames], times=self.times and self.times[:frames])
 
     def since(self, frame: int) -> Clip:
         """From a frame on."""
-        return replace(self, y=self.y[frame:], u=self.u[frame:], v=self.v[frame:])
+        times = None if self.times is None else tuple(time - self.times[frame] for time in self.times[frame:])
+        return replace(self, y=self.y[frame:], u=self.u[frame:], v=self.v[frame:], times=times)
 
     def cropped(self, width: int, height: int) -> Clip:
         """The middle, moved up and left by a pixel where chroma would not fall on its samples.
@@ -373,11 +377,30 @@ def _read_video(path: Path, frames: int | None, rate: Fraction | None, matrix: s
             speed = rate or stream.average_rate or stream.guessed_rate
             if not speed:
                 raise ValueError("it says no frame rate; give --fps")
-            return from_frames(itertools.islice(file.decode(stream), frames), Fraction(speed), matrix)
+            seen: list[Fraction | None] = []
+            clip = from_frames(_noted(itertools.islice(file.decode(stream), frames), seen), Fraction(speed), matrix)
+            return clip if rate else replace(clip, times=_irregular(seen, clip.rate))
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be decoded ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
+
+
+def _noted(frames: Iterable[av.VideoFrame], times: list[Fraction | None]) -> Iterator[av.VideoFrame]:
+    """The same frames, whose times are written down."""
+    for frame in frames:
+        times.append(None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base)
+        yield frame
+
+
+def _irregular(times: Sequence[Fraction | None], rate: Fraction) -> tuple[Fraction, ...] | None:
+    """Times from the first on, if all are known, each later than the one before, and they are not, but for rounding, as the rate says."""
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or any(other <= one for one, other in itertools.pairwise(known)):
+        return None
+    since = tuple(time - known[0] for time in known)
+    steady = all(abs(time - index / rate) <= TIME_ROUNDING for index, time in enumerate(since))
+    return None if steady else since
 
 
 def _read_pictures(folder: Path, frames: int | None, rate: Fraction | None, matrix: str) -> Clip:

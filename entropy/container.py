@@ -40,7 +40,11 @@ class Extra(NamedTuple):
 EXTRAS: tuple[Extra, ...] = (
     Extra("icc_profile", 1, "the picture's ICC profile in zlib's format, at most 2^24 bytes once inflated"),
     Extra("sample_bits", 2, "one byte, bits of each sample of the picture: 16. Without it, 8"),
+    Extra(
+        "frame_times", 3, "of a clip: ticks of a second (numerator, denominator) and ticks from each frame to the next, in zlib's format"
+    ),
     Extra("alpha", 4, "opacity: a PNG or lossless WebP file of the picture's size, greyscale of 8 or 16 bits (0 is transparent)"),
+    Extra("sound", 5, "of a clip: a Matroska file with one track of sound, from the first frame on"),
     Extra("tiles", 6, "one varint: side in pixels of the squares that are coded one by one, row by row"),
     Extra("spec", 8, "the codec's spec as JSON in zlib's format, of a codec that is fitted to the signal and not shipped"),
 )

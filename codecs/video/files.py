@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
+import math
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +23,13 @@ from neuralcodec.codecs.base import CodecError, build, fingerprint
 from neuralcodec.codecs.video.fit import Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo, Known
 from neuralcodec.datasets import colour
-from neuralcodec.datasets.video import Clip, to_frames
+from neuralcodec.datasets.video import Clip
 from neuralcodec.entropy import container
 from neuralcodec.entropy.rans import CorruptStream
 
 MAX_SIDE = 2**14
 MAX_SAMPLES = 2**31  # of luma in a clip; a header of 40 bytes can ask for any
+MAX_VARINT = 5  # bytes
 MAX_SPEC = 2**16  # bytes of a spec's text
 STEPS = (150, 400, 1000, 2500, 6000, 20000)  # of the fit of each group of pictures, by effort
 USUAL_EFFORT = 2
@@ -116,12 +119,14 @@ def encode_clip(
     report: Report = nothing,
     checkpoint: Path | None = None,
     known: Known | None = None,
+    sound: bytes | None = None,
 ) -> bytes:
     """A clip to the bytes of a file.
 
     Args:
         level: rounded to the nearest that a file can name.
         plan: of the fit of each group of pictures; by default the codec's.
+        sound: of :func:`~neuralcodec.codecs.video.outputs.sound_of`, to be kept as it is.
         checkpoint, known: as in :meth:`~neuralcodec.codecs.video.fitted.FittedVideo.compress`.
 
     Raises:
@@ -134,7 +139,9 @@ def encode_clip(
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
     assert codec.fingerprint is not None
-    extras = {}
+    extras = {} if sound is None else {"sound": sound}
+    if clip.times is not None:
+        extras["frame_times"] = _packed_times(clip.times)
     if codec.fingerprint not in shipped():
         extras["spec"] = zlib.compress(json.dumps(codec.spec, sort_keys=True, separators=(",", ":")).encode(), 9)
     return container.write("video", codec.fingerprint, level, size, compressed.streams, extras)
@@ -161,46 +168,38 @@ def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] 
     except (container.ContainerError, CorruptStream) as error:
         raise CodecError(str(error)) from None
     before = begin - next(group.begin for group in codec.groups(header.frames) if group.end > begin)
-    return unpack(drawn[before : before + end - begin], header)
+    clip = unpack(drawn[before : before + end - begin], header)
+    times = _times(content, header.frames)
+    if times is None:
+        return clip
+    return replace(clip, times=tuple(time - times[begin] for time in times[begin:end]))
 
 
-def write_clip(clip: Clip, out: BinaryIO, suffix: str) -> None:
-    """A clip as ``.y4m``, ``.yuv`` or, without loss, ``.mp4`` or ``.mkv`` (H.264, with matrix and range).
-
-    Raises:
-        CodecError: another suffix, or no encoder.
-    """
-    if suffix in (".y4m", ".yuv"):
-        if suffix == ".y4m":
-            kind = "420mpeg2" if clip.bits == 8 else f"420p{clip.bits}"
-            said = f"YUV4MPEG2 W{clip.width} H{clip.height} F{clip.rate.numerator}:{clip.rate.denominator} Ip A0:0 C{kind}"
-            out.write(f"{said} XCOLORRANGE={'FULL' if clip.full_range else 'LIMITED'}\n".encode())
-        for index in range(len(clip)):
-            out.write(b"FRAME\n" if suffix == ".y4m" else b"")
-            for plane in clip.frame(index):
-                out.write(np.ascontiguousarray(plane, plane.dtype.newbyteorder("<")).tobytes())
-    elif suffix in (".mp4", ".mkv"):
-        out.write(_lossless(clip, suffix[1:]))
-    else:
-        raise CodecError(f"clips are written as .y4m, .yuv, .mp4 or .mkv, not {suffix}")
+def _packed_times(times: Sequence[Fraction]) -> bytes:
+    steps = [other - one for one, other in itertools.pairwise(times)]
+    denominator = math.lcm(*(step.denominator for step in steps))
+    ticks = [int(step * denominator) for step in steps]
+    common = math.gcd(*ticks) or 1
+    numbers = (common, denominator, *(tick // common for tick in ticks))
+    return zlib.compress(b"".join(container.varint(number) for number in numbers), 9)
 
 
-def _lossless(clip: Clip, container_name: str) -> bytes:
-    import av
-
-    buffer = io.BytesIO()
+def _times(content: container.Content, frames: int) -> list[Fraction] | None:
+    """Seconds from the first frame to each."""
+    if "frame_times" not in content.extras:
+        return None
     try:
-        with av.open(buffer, "w", format={"mkv": "matroska"}.get(container_name, container_name)) as file:
-            stream: Any = file.add_stream("libx264", rate=clip.rate)
-            stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pixel_format
-            stream.codec_context.options = {"qp": "0", "preset": "veryfast"}
-            stream.codec_context.colorspace = colour.H273[clip.matrix]
-            stream.codec_context.color_range = 2 if clip.full_range else 1
-            for frame in itertools.chain(to_frames(clip), [None]):  # None: what the encoder still holds
-                file.mux(stream.encode(frame))
-    except (av.error.FFmpegError, ValueError) as error:
-        raise CodecError(f"FFmpeg cannot write this clip as .{container_name} ({error})") from None
-    return buffer.getvalue()
+        data = zlib.decompressobj().decompress(content.extras["frame_times"], MAX_VARINT * (frames + 2))
+        position, numbers = 0, []
+        while position < len(data):
+            number, position = container.read_varint(data, position)
+            numbers.append(number)
+        common, denominator, *ticks = numbers
+        if len(ticks) != frames - 1 or 0 in numbers:
+            raise ValueError
+    except (zlib.error, ValueError):
+        raise CodecError("the file's times of frames are damaged") from None
+    return [Fraction(tick * common, denominator) for tick in itertools.accumulate(ticks, initial=0)]
 
 
 def plan_of(effort: int) -> Plan:
@@ -261,4 +260,4 @@ def shipped() -> dict[bytes, str]:
     return found
 
 
-__all__ = ["Header", "decode_clip", "encode_clip", "load", "plan_of", "write_clip"]
+__all__ = ["Header", "decode_clip", "encode_clip", "load", "plan_of", "timed"]

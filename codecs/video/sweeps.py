@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralcodec.codecs.video.fit import PEAK, PLANE_WEIGHTS, Fitting, Moments, roundings, schedule, squared_error
-from neuralcodec.entropy.laplace import SCALES, laplace_bits
+from neuralcodec.entropy.laplace import SCALES, laplace_bits, laplace_tables
 
 PROBES = 2  # random pictures for the curvature
 AROUND = 7  # latents on each side of the square in which it is averaged
@@ -107,14 +107,21 @@ class Sweeping(Fitting):
 
     @torch.no_grad()
     def _rate(self) -> float:
-        """Bits per pixel of latents and their side information."""
-        free = laplace_bits(torch.zeros(SCALES), torch.arange(SCALES, dtype=torch.float32))
+        """Bits per pixel of latents, by the tables themselves, and of their side information."""
+        free = laplace_tables().bits(torch.zeros(SCALES, dtype=torch.long), torch.arange(SCALES))
         bits = float(self.piece.grids.side_bits())
         for symbols, index in zip(self.piece.grids.symbols(self.latents), self.indexes):
+            index = index.long()
             places = symbols != 0
-            here = index[places]
-            bits += float(free[index.long()].sum() + (laplace_bits(symbols[places], here) - free[here.long()]).sum())
+            coded = laplace_tables().bits(symbols[places].long(), index[places])
+            bits += float(free[index[~places]].double().sum() + coded.double().sum())
         return bits / self.pixels
+
+    @torch.no_grad()
+    def bits(self) -> float:
+        """Of the file, as far as it depends on the fit."""
+        self.indexes = self.piece.grids.indexes(self.latents)
+        return self._rate() * self.pixels + float(self.piece.weights(self.piece.differences()).bits)
 
     @torch.no_grad()
     def cost(self) -> float:
@@ -122,8 +129,7 @@ class Sweeping(Fitting):
         weights = self.piece.weights(self.piece.differences())
         parts = [(end - begin, self._drawn(begin, end, weights.values)[2], self.pictures[begin:end]) for begin, end in self.runs]
         error = sum(count * float(squared_error(drawn, pictures)) for count, drawn, pictures in parts) / self.piece.frames
-        self.indexes = self.piece.grids.indexes(self.latents)
-        return self._rate() + float(weights.bits) / self.pixels + self.lmbda * PEAK**2 * error
+        return self.bits() / self.pixels + self.lmbda * PEAK**2 * error
 
     def _drawn(self, begin: int, end: int, weights: dict[str, Tensor]) -> tuple[list[Tensor], list[tuple[int, int]], Tensor]:
         """Latents of a run, their places, and what is drawn of them."""

@@ -26,11 +26,14 @@ LOG_BPP, LOG_BPP_PER_NAT = 0.7, 0.62
 PSNR, PSNR_PER_NAT = 50.0, 2.6
 
 
-def encode_to_target(codec: FittedVideo, clip: Clip, target: Target, plan: Plan | None = None, report: Report = nothing) -> Hit:
+def encode_to_target(
+    codec: FittedVideo, clip: Clip, target: Target, plan: Plan | None = None, report: Report = nothing, sound: bytes | None = None
+) -> Hit:
     """The file of a clip that comes closest to a target, or one that does not exceed it.
 
     Args:
         target: ``bpp``, ``max_bytes`` or ``psnr``, the last of 6:1:1 on the planes.
+        sound: as in :func:`~neuralcodec.codecs.video.files.encode_clip`; its bytes count.
 
     Raises:
         CodecError: a target that makes no sense for a clip, or that no file meets.
@@ -45,7 +48,7 @@ def encode_to_target(codec: FittedVideo, clip: Clip, target: Target, plan: Plan 
     aim = target.value if not rate else math.log(target.value * (clip.y.size / 8 if target.kind == "bpp" else 1))
 
     def attempt(level: float, share: float, what: str) -> Trial[bytes]:
-        data = encode_clip(codec, clip, level, _part(plan, share), partial(_told, report, what), known=known)
+        data = encode_clip(codec, clip, level, _part(plan, share), partial(_told, report, what), known=known, sound=sound)
         return Trial(math.log(len(data)) if rate else _psnr(clip, decode_clip(data)), data)
 
     low, high = codec.lmbda_range

@@ -173,7 +173,25 @@ class RowDecoder(Decoder):
         super().__init__(data + bytes(-len(data) % 4), tables)
 
     def take(self, indexes: np.ndarray) -> np.ndarray:
-        return self.take_side_by_side([self], np.asarray(indexes)[None])[0]
+        rows, lows, escapes = self.tables.rows
+        indexes = np.asarray(indexes)
+        flat = indexes.reshape(-1)
+        symbols = self._coder.decode(FAMILY, rows[flat])
+        outside = symbols == escapes[flat]
+        if outside.any():
+            return self._with_excess(symbols, outside, lows[flat], escapes[flat]).reshape(indexes.shape)
+        symbols += lows[flat]
+        return symbols.reshape(indexes.shape)
+
+    def _with_excess(self, symbols: np.ndarray, outside: np.ndarray, lows: np.ndarray, escapes: np.ndarray) -> np.ndarray:
+        """Symbols of which some are escapes, and what follows these."""
+        symbols = symbols + lows
+        excess = _decode_excess(self._coder, int(outside.sum()))
+        values = lows[outside].astype(np.int64) + np.where(excess % 2, -(excess + 1) // 2, excess // 2 + escapes[outside])
+        if values.min() < -(2**31) or values.max() >= 2**31:
+            raise CorruptStream("a coded symbol does not fit in 32 bits")
+        symbols[outside] = values
+        return symbols
 
     @staticmethod
     def take_side_by_side(decoders: Sequence[RowDecoder], indexes: np.ndarray) -> np.ndarray:
@@ -183,16 +201,9 @@ class RowDecoder(Decoder):
         weights, lows, escapes = rows[flat], lows[flat], escapes[flat]
         symbols = np.stack([decoder._coder.decode(FAMILY, each) for decoder, each in zip(decoders, weights)])
         outside = symbols == escapes
-        symbols += lows
         for stream in np.flatnonzero(outside.any(1)):
-            here = outside[stream]
-            excess = _decode_excess(decoders[stream]._coder, int(here.sum()))
-            values = lows[stream, here].astype(np.int64)
-            values += np.where(excess % 2, -(excess + 1) // 2, excess // 2 + escapes[stream, here])
-            if values.min() < -(2**31) or values.max() >= 2**31:
-                raise CorruptStream("a coded symbol does not fit in 32 bits")
-            symbols[stream, here] = values
-        return symbols.reshape(indexes.shape)
+            symbols[stream] = decoders[stream]._with_excess(symbols[stream], outside[stream], lows[stream], escapes[stream]) - lows[stream]
+        return (symbols + lows).reshape(indexes.shape)
 
 
 def _push(coder: AnsCoder, symbols: np.ndarray, indexes: np.ndarray, tables: IntegerTables) -> None:

@@ -109,7 +109,7 @@ def candidate(name: str, levels: Sequence[float] | None = None) -> Candidate:
 
     if name in CLASSICAL:
         return CLASSICAL[name]
-    if name in WEIGHTS or name.startswith("video/") or Path(name).is_file() or name.partition(":")[0] in PEERS:
+    if name in WEIGHTS or name.startswith(("video/", "image/")) or Path(name).is_file() or name.partition(":")[0] in PEERS:
         from neuralcodec.eval.learned import Learned
 
         return Learned(name, levels)

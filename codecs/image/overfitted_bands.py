@@ -101,6 +101,7 @@ class Bands(PictureFunction):
         self.restore_out_bias = nn.Parameter(torch.zeros(12))
         self.colour = nn.Parameter(torch.tensor(COLOURS).T.contiguous())
         self.offset = nn.Parameter(torch.full((3,), 0.5))
+        self.norms: list[Tensor] = []
         self.low = BandContext(3, ((), (0,), (0, 1)), 1, hidden, parent=False)
         self.luma = BandContext(3, ((), (0,), (0, 1)), scales, hidden)
         self.chroma = BandContext(6, ((), (0,), (1,), (0,), (1, 3), (2, 4)), scales, chroma_hidden, guide=True)
@@ -278,6 +279,13 @@ class Bands(PictureFunction):
                 error = error - length * image
                 residual = adjoint(error)
                 direction, power = residual + residual.square().sum() / power.clamp_min(1e-12) * direction, residual.square().sum()
+            gains = torch.cat([gain.detach().exp().repeat_interleave(math.prod(shape[1:])) for gain, shape in zip(self._gains(), shapes)])
+            generator = torch.Generator().manual_seed(0)
+            norms = torch.zeros_like(found)
+            for _ in range(PROBES):
+                signs = torch.randint(0, 2, found.shape, generator=generator).to(found) * 2 - 1
+                norms += adjoint(self._squares(split(signs / gains), height, width)) / gains * signs / PROBES
+            self.norms = split(norms.clamp(1.0, LARGEST_NORM))
         latents, speeds = split(found), [torch.zeros_like(part) for part in split(found)]
         for _ in range(DESCENT_STEPS):  # with the restoration, which is not linear
             leaves = [latent.detach().requires_grad_(True) for latent in latents]
@@ -293,8 +301,9 @@ class Bands(PictureFunction):
         return [self.low_gain, *(gain[scale - 1] for scale in range(self.scales, 0, -1) for gain in (self.luma_gain, self.chroma_gain))]
 
     def curvature(self, lmbda: float) -> list[Tensor]:
-        """Of a transform as good as orthonormal."""
-        return [(gain.detach().exp().square() * (lmbda * 255**2 / 3))[:, None, None] for gain in self._gains()]
+        """Of the wavelet, whose squared norms :meth:`start` has probed: 1 if it were orthonormal, more near borders."""
+        scale = lmbda * 255**2 / 3
+        return [gain.detach().exp().square()[:, None, None] * scale * norms for gain, norms in zip(self._gains(), self.norms)]
 
     def _scale(self, number: int) -> int:
         """Of a group."""
@@ -307,6 +316,7 @@ class Bands(PictureFunction):
 
 
 LARGEST_SHRINKAGE = 0.6  # steps
+PROBES, LARGEST_NORM = 6, 8.0  # of the diagonal of the wavelet's Gramian, by random signs (Hutchinson)
 DESCENT_STEPS, DESCENT_RATE, MOMENTUM = 12, 0.3, 0.6
 START_STEPS = 8  # of conjugate gradients
 

@@ -50,7 +50,8 @@ STEPS_OF_WEIGHT = 24.0  # to a tensor's root mean square
 UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that hardly change: only their rate counts before the end
 HALF_ROUNDED = Rounding(share=0.5)  # of weights that say all there is
 FASTER_SIDE = 3.0  # factor on the learning rate of their side information
-CURVATURE = 1.2  # factor on that of one latent alone, as many move at once
+CURVATURE = (1.1, 4.0)  # factor on that of one latent alone, as many move at once: at first, and at most
+STIFFER, SOFTER = 1.15, 0.98  # what becomes of it after a step that has made R + λD larger, or smaller
 
 
 class Plan(NamedTuple):
@@ -62,7 +63,7 @@ class Plan(NamedTuple):
 
     seconds: float | None = None
     steps: int | None = 300
-    weights: float = 1e-3
+    weights: float = 2e-3
     side: float = 0.05
     exact: float = 0.15
     taken: tuple[float, float] = (0.6, 0.3)  # shares of the steps of latents that gain something, at the start and at the end
@@ -127,6 +128,7 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.done, self.spent = 0, 0.0
         self.bpp, self.error = math.nan, math.nan
+        self.curvature = CURVATURE[0]
 
     @property
     def progress(self) -> float:
@@ -170,6 +172,7 @@ class Fit:
             for kind, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"{kind} {number}"] = value
         text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "active": json.dumps(self.active)}
+        text["known"] = json.dumps([self.bpp, self.error, self.curvature, self.lmbda])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
@@ -193,6 +196,7 @@ class Fit:
                 if state:
                     self.optimiser.state[parameter] = state
             self.generator.set_state(tensors["random"])
+            self.bpp, self.error, self.curvature, self.lmbda = json.loads(text["known"])
             self.done, self.spent, self.active = int(text["done"]), float(text["spent"]), json.loads(text["active"])
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
@@ -219,6 +223,10 @@ class Fit:
         drawn = functional_call(network, values, (self.latents, self.height, self.width, self.active), options)
         error = (drawn.picture - picture).square().mean()
         rate = (drawn.bits + bits) / (self.height * self.width)
+        before = self.bpp + self.lmbda * PEAK**2 * self.error  # no number before the first step
+        self.bpp, self.error = float(rate.detach()), float(error.detach())
+        factor = STIFFER if self.bpp + self.lmbda * PEAK**2 * self.error > before else SOFTER
+        self.curvature = min(max(self.curvature * factor, CURVATURE[0]), CURVATURE[1])
         self.optimiser.zero_grad(set_to_none=True)
         for latent in self.latents:
             latent.grad = None
@@ -231,7 +239,6 @@ class Fit:
             self._move(drawn.moves, progress)
         self.done += 1
         self.spent += time.monotonic() - began
-        self.bpp, self.error = float(rate.detach()), float(error.detach())
 
     @torch.no_grad()
     def _move(self, moves: Sequence[Moves | None], progress: float) -> None:
@@ -242,7 +249,7 @@ class Fit:
             if move is None or latent.grad is None:
                 continue
             which = slice(None) if len(active) == len(latent) else list(active)
-            slope, curve = latent.grad[which] * pixels, bend[which] * CURVATURE
+            slope, curve = latent.grad[which] * pixels, bend[which] * self.curvature
             down, up = move.down.add_(curve).sub_(slope), move.up.add_(curve).add_(slope)
             chosen = torch.rand(down.shape, generator=self.generator) < share
             latent[which] += ((up < 0) & (up < down) & chosen).float() - ((down < 0) & (down <= up) & chosen).float()

@@ -72,7 +72,7 @@ class PictureFunction(nn.Module):
         return []
 
     def curvature(self, lmbda: float) -> list[Tensor]:
-        """Half the second derivative of λD by a latent, in bits per squared step: (channels, 1, 1) for each of :meth:`start`."""
+        """Half the second derivative of λD by each latent, in bits per squared step, as :meth:`start` gives them."""
         return []
 
     def precision(self, name: str) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +75,6 @@ class GroupCoder:
         self.unknown = 2 * self.channels + 1  # planes that are decoded on the way, and one of zeros
         when = 2 * np.arange(height)[:, None] + np.arange(width)  # step of each position
         self.when = when.reshape(-1).astype(np.int32)
-        self.order = np.argsort(self.when, kind="stable")
 
     def encode(self, values: np.ndarray) -> list[Part]:
         """
@@ -84,82 +84,77 @@ class GroupCoder:
         clipped = np.clip(values, -VALUE_LIMIT, VALUE_LIMIT)
         own = [_magnitude(values), clipped * 2.0 ** (INPUT_BITS - VALUE_SHIFT), np.zeros((1, self.height, self.width))]
         planes = np.concatenate((_padded(np.concatenate(own)), self.known))
-        symbols, indexes, times = [], [], []
+        symbols, indexes = [], []
         block = max(1, POSITIONS // self.width)
         for number, channel in enumerate(self.active):
             for top in range(0, self.height, block):
                 rows = min(block, self.height - top)
                 x = np.stack([_window(planes, place, top, rows, self.width).reshape(-1) for place in self.places[number]], 1)
                 first = x @ self.context.first[channel].T + self.context.first_bias[self.scale, channel]
-                index, mean = self.context.outputs(first[None], x[None, :, :SIGNED], self.scale, [channel])
-                table, whole = named(index[0], mean[0], self.kind.last)
+                index, mean = self.context.outputs(first, x[:, :SIGNED], self.scale, [(channel, slice(None))])
+                table, whole = named(index, mean, self.kind.last)
                 symbols.append(values[channel, top : top + rows].reshape(-1).astype(np.int64) - whole)
                 indexes.append(table)
-                times.append(self.when[top * self.width : (top + rows) * self.width] + LAG * number)
-        time = np.concatenate(times)
-        order = np.argsort(time, kind="stable")
-        edges = np.flatnonzero(np.diff(time[order])) + 1
+        order, edges = self._steps()
         ordered = (np.concatenate(symbols)[order], np.concatenate(indexes)[order])
-        return list(zip(*(np.split(part, edges) for part in ordered)))
+        return [(ordered[0][step[0] : step[-1]], ordered[1][step[0] : step[-1]]) for step in edges if step[0] < step[-1]]
 
     def decode(self, decoder: RowDecoder) -> np.ndarray:
         """The values that :meth:`encode` was given, int32."""
-        steps, stride = self.width + 2 * self.height - 2, self.height + ABOVE + 1
-        size = (steps + REACH) * stride
+        stride = self.height + ABOVE + 1
+        size = (self.width + 2 * self.height - 2 + REACH) * stride
         state = np.zeros((self.unknown + 1) * size)  # one plane more, so that no neighbour is beyond the end
         found = np.zeros(self.channels * size, np.int32)
         context, lookup = self.context, magnitudes()
-        known = self._known_sums()
-        starts = np.searchsorted(self.when[self.order], np.arange(steps))
         moving = [[place for place in places if place.plane < self.unknown] for places in self.places]
         offsets = np.array(
             [[place.plane * size + (place.column + 2 * place.row) * stride + place.row for place in each] for each in moving]
         )
-        first = np.ascontiguousarray(context.first[self.active][:, :, : offsets.shape[1]].transpose(0, 2, 1))
-        own = np.array(self.active)[:, None] * size
-        lags = LAG * np.arange(len(self.active))
-        for step in range(steps + int(lags[-1])):
-            times = step - lags
-            low = np.maximum((times - self.width + 2) // 2, 0)
-            counts = np.where((times >= 0) & (times < steps), np.minimum(times // 2, self.height - 1) - low + 1, 0)
-            rows = np.arange(int(counts.max()))
-            valid = rows < counts[:, None]
-            base = np.where(valid, (times[:, None] + LEFT) * stride + low[:, None] + rows + ABOVE, LEFT * stride + ABOVE)
-            x = state.take(base[:, :, None] + offsets[:, None])
-            total = np.matmul(x, first)
-            for number, count in enumerate(counts):
-                if count:
-                    total[number, :count] += known[number] if len(known[number]) == 1 else known[number][starts[times[number]] :][:count]
-            index, mean = context.outputs(total, x[..., :SIGNED], self.scale, self.active)
-            table, whole = named(index[valid], mean[valid], self.kind.last)
-            symbols = np.clip(decoder.take(table).astype(np.int64) + whole, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-            clipped = np.clip(symbols, -VALUE_LIMIT, VALUE_LIMIT)
-            target = (own + base)[valid]
-            state[target] = lookup[np.abs(clipped)]
-            state[target + self.channels * size] = clipped * 2.0 ** (INPUT_BITS - VALUE_SHIFT)
-            found[target] = symbols
-        inside = (self.when + LEFT) * stride + np.repeat(np.arange(self.height), self.width) + ABOVE
-        return found.reshape(self.channels, size)[:, inside].reshape(self.channels, self.height, self.width)
+        first = [np.ascontiguousarray(context.first[channel][:, : offsets.shape[1]].T) for channel in self.active]
+        place = (self.when + LEFT) * stride + np.repeat(np.arange(self.height), self.width) + ABOVE
+        order, edges = self._steps()
+        bands, places = np.divmod(order, len(place))
+        base = place[places]
+        target = base + np.array(self.active)[bands] * size
+        known = self._known_sums(bands, places)
+        for step in edges:
+            here = slice(step[0], step[-1])
+            spans = enumerate(pairwise(step))
+            parts = [(band, slice(low - step[0], high - step[0])) for band, (low, high) in spans if low < high]
+            x = state.take(base[here, None] + offsets[bands[here]])
+            sums = known[here]
+            for band, part in parts:
+                sums[part] += x[part] @ first[band]
+            index, mean = context.outputs(sums, x[:, :SIGNED], self.scale, [(self.active[band], part) for band, part in parts])
+            table, whole = named(index, mean, self.kind.last)
+            symbols = np.add(decoder.take(table), whole, dtype=np.int64)
+            clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
+            to = target[here]
+            state[to] = lookup[np.abs(clipped)]
+            state[to + self.channels * size] = clipped * 2.0 ** (INPUT_BITS - VALUE_SHIFT)
+            found[to] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
+        return found.reshape(self.channels, size)[:, place].reshape(self.channels, self.height, self.width)
 
-    def _known_sums(self) -> list[np.ndarray]:
-        """What each band's first layer makes of parents and guides, and its bias.
+    def _steps(self) -> tuple[np.ndarray, list[list[int]]]:
+        """Positions of all bands, one band after another, in the order of decoding; and where each band of each step starts there."""
+        count = len(self.active)
+        times = (self.when + LAG * np.arange(count, dtype=np.int32)[:, None]).reshape(-1)
+        order = np.argsort(times, kind="stable")
+        both = times[order] * np.int64(count) + order // len(self.when)
+        edges = np.searchsorted(both, np.arange((int(times.max()) + 1) * count + 1)).tolist()
+        return order, [edges[step * count : (step + 1) * count + 1] for step in range(int(times.max()) + 1)]
 
-        (positions in the order of steps, hidden) each, or (1, hidden) where there are neither parents nor guides.
-        """
-        context, sums = self.context, []
+    def _known_sums(self, bands: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """What the first layers make of parents and guides, and their biases: (positions in the order of decoding, hidden)."""
+        context = self.context
+        total = context.first_bias[self.scale, self.active][bands]
         for number, channel in enumerate(self.active):
-            bias = context.first_bias[self.scale, channel]
-            places = [place for place in self.places[number] if place.plane >= self.unknown]
-            if not places:
-                sums.append(bias[None])
-                continue
-            weights = context.first[channel][:, -len(places) :]
-            total = np.broadcast_to(bias, (len(self.order), len(bias))).copy()
-            for place, column in zip(places, weights.T):
-                moved = place._replace(plane=place.plane - self.unknown)
-                total += _window(self.known, moved, 0, self.height, self.width).reshape(-1)[self.order, None] * column
-            sums.append(total)
-        return sums
+            places = [place._replace(plane=place.plane - self.unknown) for place in self.places[number] if place.plane >= self.unknown]
+            if places:
+                seen = np.stack([_window(self.known, place, 0, self.height, self.width).reshape(-1) for place in places])
+                here = bands == number
+                total[here] += (context.first[channel][:, -len(places) :] @ seen).T[positions[here]]
+        return total
 
 
 def flags_table() -> Table:

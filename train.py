@@ -41,6 +41,7 @@ from neuralcodec.training.export import export, freeze_and_save
 MODULES = {  # by modality: what trains its codecs, and on what data
     "image": ("neuralcodec.training.image.ImageTraining", "neuralcodec.datasets.modules.ImageDataModule"),
     "audio": ("neuralcodec.training.audio.AudioTraining", "neuralcodec.datasets.modules.AudioDataModule"),
+    "video": ("neuralcodec.training.video.ClipFitting", "neuralcodec.training.video.ClipData"),
 }
 
 

@@ -136,6 +136,11 @@ def encode_clip(
         raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
     level = codec.nearest_level(level)
     compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width), checkpoint, known)
+    return to_file(codec, clip, level, compressed.streams, sound)
+
+
+def to_file(codec: FittedVideo, clip: Clip, level: float, streams: Sequence[bytes], sound: bytes | None = None) -> bytes:
+    """What was fitted to a clip to the bytes of a file: see :func:`encode_clip`."""
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
     assert codec.fingerprint is not None
@@ -144,7 +149,7 @@ def encode_clip(
         extras["frame_times"] = _packed_times(clip.times)
     if codec.fingerprint not in shipped():
         extras["spec"] = zlib.compress(json.dumps(codec.spec, sort_keys=True, separators=(",", ":")).encode(), 9)
-    return container.write("video", codec.fingerprint, level, size, compressed.streams, extras)
+    return container.write("video", codec.fingerprint, codec.nearest_level(level), size, streams, extras)
 
 
 def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] = (0, None)) -> Clip:

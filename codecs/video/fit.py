@@ -196,22 +196,30 @@ class Fitting:
         Args:
             keep: told whenever the fit has a state.
         """
-        while (progress := self.progress) < 1:
-            began = clock()
-            if int(progress * SETTLED) > int(self.before * SETTLED) and self.done - self.settled >= REFRESHED:
-                self.settle()
-            elif self.done and self.done % REFRESHED == 0:
-                self.indexes = self.piece.grids.indexes(self.latents)
-            self.before = progress
-            self.step(progress)
-            self.done += 1
-            self.seconds += clock() - began
+        while self.progress < 1:
+            self.advance()
             total = self.plan.steps if self.plan.seconds is None else max(self.done, round(self.done / max(self.progress, 1e-9)))
             left = round(self.seconds / self.done * (total - self.done))
             quality = -10 * math.log10(max(self.error, 1e-10))
             report(self.done, total, f"{self.rate:.4f} bpp, {quality:.2f} dB, {left // 60}:{left % 60:02} left")
             if keep is not None and (not self.queue or not self.piece.network.linear):
                 keep(self)
+        return self.fitted()
+
+    def advance(self) -> None:
+        """By a step."""
+        began, progress = clock(), self.progress
+        if int(progress * SETTLED) > int(self.before * SETTLED) and self.done - self.settled >= REFRESHED:
+            self.settle()
+        elif self.done and self.done % REFRESHED == 0:
+            self.indexes = self.piece.grids.indexes(self.latents)
+        self.before = progress
+        self.step(progress)
+        self.done += 1
+        self.seconds += clock() - began
+
+    def fitted(self) -> Fitted:
+        """What there is by now."""
         self.finish()
         self.piece.grids.settle(self.latents)
         return Fitted(self.piece, self.latents)

@@ -83,6 +83,10 @@ class FittedVideo(Codec):
         self.speed = speed
         self.plan = DEFAULT  # unless another is asked for
 
+    def paced(self, plan: Plan) -> Plan:
+        """With learning rates as the network wants them."""
+        return plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)
+
     def groups(self, frames: int) -> list[Group]:
         count = -(-frames // self.group)
         edges = [frames * number // count for number in range(count + 1)]
@@ -112,8 +116,7 @@ class FittedVideo(Codec):
         """
         height, width = size or (2 * x.shape[-2], 2 * x.shape[-1])
         groups = self.groups(x.shape[1])
-        plan = plan or self.plan
-        plan = plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)
+        plan = self.paced(plan or self.plan)
         lmbda = float(self.lmbda(torch.tensor(level)))
         store = None if checkpoint is None else Checkpoint(checkpoint, self._key(x, level, plan))
         streams: list[bytes] = [] if store is None else list(store.streams)

@@ -245,7 +245,7 @@ class Bands(PictureFunction):
     @torch.no_grad()
     def scale_steps(self, factor: float) -> None:
         for gain in (self.low_gain, self.luma_gain, self.chroma_gain):
-            gain += math.log(factor)
+            gain.add_(math.log(factor))
 
     def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
         """What the wavelet makes the picture of, by conjugate gradients; of an orthonormal transform, one step would do."""

@@ -186,13 +186,13 @@ class Windows:
     def __init__(self, planes: Tensor, places: Sequence[Sequence[Place]], height: int, width: int):
         self.planes, self.slopes = torch.empty_like(planes), torch.empty_like(planes)
         self.rows = max(1, min(height, BLOCK // width))
-        self.blocks = []
+        self.blocks: list[list[tuple[int, list[Tensor], list[Tensor]]]] = []
         for each in places:
-            blocks = []
+            blocks: list[tuple[int, list[Tensor], list[Tensor]]] = []
             for top in range(0, height, self.rows):
                 count = min(self.rows, height - top)
-                views = [[_moved(memory, place, top, count, width) for place in each] for memory in (self.planes, self.slopes)]
-                blocks.append((top, *views))
+                seen, slopes = ([_moved(memory, place, top, count, width) for place in each] for memory in (self.planes, self.slopes))
+                blocks.append((top, seen, slopes))
             self.blocks.append(blocks)
 
 

@@ -246,6 +246,9 @@ def test_damaged_and_foreign_files_are_refused(coded):
         "huge": container.write(
             "video", content.fingerprint, content.level, (2**30, 2**14, 2**14, *content.size[3:]), content.streams, content.extras
         ),
+        "large groups": container.write(
+            "video", content.fingerprint, content.level, (4, 2**14, 2**14, *content.size[3:]), content.streams, content.extras
+        ),
         "spec": container.write("video", content.fingerprint, content.level, content.size, content.streams, {"spec": b"nothing"}),
         "picture": container.write("image", content.fingerprint, content.level, (2, 2, 3), content.streams[:2]),
         "altered": coded[:60] + bytes([coded[60] ^ 1]) + coded[61:],

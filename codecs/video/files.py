@@ -30,6 +30,7 @@ from neuralcodec.entropy.rans import CorruptStream
 MAX_SIDE = 2**14
 MAX_SAMPLES = 2**31  # of luma in a clip; a header of 40 bytes can ask for any
 MAX_VARINT = 5  # bytes
+MAX_GROUP = 2**29  # of luma in a group of pictures, whose latents are in memory together: 64 frames of 3840×2160
 MAX_SPEC = 2**16  # bytes of a spec's text
 STEPS = (150, 400, 1000, 2500, 6000, 20000)  # of the fit of each group of pictures, by effort
 USUAL_EFFORT = 2
@@ -134,6 +135,7 @@ def encode_clip(
     """
     if max(clip.height, clip.width) > MAX_SIDE or clip.y.size > MAX_SAMPLES:
         raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
+    _check_groups(codec, len(clip), clip.height, clip.width)
     level = codec.nearest_level(level)
     compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width), checkpoint, known)
     return to_file(codec, clip, level, compressed.streams, sound)
@@ -165,6 +167,7 @@ def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] 
         content = data if isinstance(data, container.Content) else container.read(data)
         header = header_of(content)
         codec = codec_of(content)
+        _check_groups(codec, header.frames, header.height, header.width)
         begin, end = frames[0], header.frames if frames[1] is None else frames[1]
         if not 0 <= begin < end <= header.frames:
             raise CodecError(f"frames {begin}:{end} are not among the file's {header.frames}")
@@ -178,6 +181,12 @@ def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] 
     if times is None:
         return clip
     return replace(clip, times=tuple(time - times[begin] for time in times[begin:end]))
+
+
+def _check_groups(codec: FittedVideo, frames: int, height: int, width: int) -> None:
+    longest = max(group.end - group.begin for group in codec.groups(frames)[:2])
+    if longest * height * width > MAX_GROUP:
+        raise CodecError(f"groups of {longest} pictures of {width}×{height} are more than the limit of {MAX_GROUP} samples")
 
 
 def _packed_times(times: Sequence[Fraction]) -> bytes:

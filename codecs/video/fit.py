@@ -169,7 +169,7 @@ class Fitting:
         """Whatever else a fit has to remember."""
         self.batch = min(self.plan.batch, self.piece.frames)
         self.visits = _visits(self.piece, self.batch)
-        self.moments = [Moments(values) for values in self.latents]
+        self.moments = {number: Moments(values) for number, values in enumerate(self.latents)}
 
     @property
     def progress(self) -> float:
@@ -245,17 +245,17 @@ class Fitting:
         windows = [Window(torch.cat((before, leaf)), len(before)) for before, leaf in zip(befores, leaves)]
         coded = piece.grids(windows, [index[first:last] for index, (first, last) in zip(self.indexes, spans)], rounding)
         weights = piece.weights(piece.differences(), rounding_weights)
-        values = [each.values for each in coded]
-        drawn = piece.draw(piece.whole(weights.values), values, [first for first, _ in spans], torch.arange(begin, end))
+        seen = [each.values for each in coded]
+        drawn = piece.draw(piece.whole(weights.values), seen, [first for first, _ in spans], torch.arange(begin, end))
         error = squared_error(drawn, self.pictures[begin:end])
         bits = weights.bits + piece.grids.side_bits()
         for each, often, (first, last) in zip(coded, self.visits, spans):
             bits = bits + (each.bits / often[first:last]).sum()
         rate = bits / (piece.frames * piece.height * piece.width)
         gradients = torch.autograd.grad(rate + self.lmbda * PEAK**2 * error, [*leaves, *self.tensors, *self.side], allow_unused=True)
-        for values, moments, (first, _), gradient in zip(self.latents, self.moments, spans, gradients):
+        for number, ((first, _), gradient) in enumerate(zip(spans, gradients)):
             if gradient is not None:
-                moments.step(values, first, gradient, plan.latents * slow)
+                self.moments[number].step(self.latents[number], first, gradient, plan.latents * slow)
         for parameter, gradient in zip([*self.tensors, *self.side], gradients[len(leaves) :]):
             parameter.grad = gradient
         self.descend(slow)

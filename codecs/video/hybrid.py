@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -112,8 +113,8 @@ class HybridDecoder(VideoNetwork):
         for kind, count in enumerate((1, len(nodes) - 1, frames - len(nodes))):
             for number, grid in enumerate(self._of_kind(self.grids, kind)):
                 parent = len(made) - 1 if number > 1 + (kind > 0) else None
-                size = (-(-height // grid.stride), -(-width // grid.stride)) if count else (1, 1)  # of something that nobody needs
-                made.append(GridShape(max(count, 1), grid.channels, *size, parent))
+                rows, columns = (-(-height // grid.stride), -(-width // grid.stride)) if count else (1, 1)  # of what nobody needs
+                made.append(GridShape(max(count, 1), grid.channels, rows, columns, parent))
         return made
 
     def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
@@ -228,7 +229,7 @@ class HybridDecoder(VideoNetwork):
         finish(0, Planes(*(torch.zeros_like(plane) for plane in originals[0])), 0)
         still = torch.zeros(1, 2, -(-height // self.block), -(-width // self.block))
         for one, other in itertools.pairwise(nodes):
-            motion, guess = refined(other, found(other, one, still), lambda values, one=one: self._moved(drawn[one], values))
+            motion, guess = refined(other, found(other, one, still), partial(self._moved, drawn[one]))
             motions[one, other] = motion
             fields[1].append(motion / MOTION_STEP)
             finish(other, guess, 1)
@@ -239,7 +240,7 @@ class HybridDecoder(VideoNetwork):
             guesses = (way * part, -way * (1 - part))
             moves = [found(each.frame, reference, guess) - guess for reference, guess in zip((each.before, each.after), guesses)]
             latents = torch.cat(((moves[0] + moves[1]) / 2, (moves[0] - moves[1]) / 2, torch.zeros_like(still[:, :1])), 1)
-            latents, guess = refined(each.frame, latents, lambda values, each=each: self._frames([each], values, drawn, motions))
+            latents, guess = refined(each.frame, latents, partial(self._frames, [each], drawn=drawn, motions=motions))
             self._frames([each], latents, drawn, motions)
             finish(each.frame, guess, 2)
             made[each.frame] = (latents / MOTION_STEP, bands[2][-1])

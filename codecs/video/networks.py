@@ -39,7 +39,6 @@ class Start(NamedTuple):
     latent: Tensor  # (rows, channels, height, width), in steps
     exponent: int  # the step is 2^(exponent / 4)
     values: Tensor  # what this stands for once rounded
-    keep: bool = False  # whether rows are much like those before
 
 
 def fixed_values(count: int, key: int) -> Tensor:
@@ -276,12 +275,12 @@ def samples(grid: Grid, frames: int) -> int:
     return (1 if grid.stride == 2 else grid.stride**2) * min(grid.period, frames)
 
 
-def started(values: Tensor, step: float, dead_zone: float = DEAD_ZONE, keep: bool = False) -> Start:
+def started(values: Tensor, step: float, dead_zone: float = DEAD_ZONE) -> Start:
     """Values as latents to start from, with about this step."""
     exponent = round(STEPS_PER_OCTAVE * math.log2(step))
     latent = values / 2 ** (exponent / STEPS_PER_OCTAVE)
     latent = torch.sign(latent) * (latent.abs() - dead_zone).clamp_min(0)
-    return Start(latent, exponent, torch.round(latent) * 2 ** (exponent / STEPS_PER_OCTAVE), keep)
+    return Start(latent, exponent, torch.round(latent) * 2 ** (exponent / STEPS_PER_OCTAVE))
 
 
 def pooled_planes(pictures: Tensor, grid: Grid, shape: GridShape) -> Tensor:

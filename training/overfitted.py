@@ -2,9 +2,10 @@
 
     python -m neuralcodec.training.overfitted train/images image-overfitted.safetensors --seconds 600
 
-Every picture keeps latents of its own from step to step, as in a fit of its own; the function is the same for all, and its weights cost
-nothing. A step sees one picture. The middle rate is trained first, the others go on from it, outwards. It is what Nichol et al. 2018
-(Reptile), https://arxiv.org/abs/1803.02999, do, with an inner loop of a single step.
+A few pieces of pictures are worked on at a time, each with latents of its own that go on from visit to visit as in a fit; after so many
+visits a piece makes room for another. The function is the same for all, and its weights cost nothing. The middle rate is trained first,
+the others go on from it, outwards. It is what Nichol et al. 2018 (Reptile), https://arxiv.org/abs/1803.02999, do, with an inner loop of a
+single step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ SPEC = {
     "class_path": "neuralcodec.codecs.image.overfitted.FittedPicture",
     "init_args": {"knots": 5, "network": {"class_path": "neuralcodec.codecs.image.overfitted_bands.Bands", "init_args": {}}},
 }
-RATE = 3e-3  # learning rate, at its highest
+LARGEST_GRADIENT = 10.0
 PLAIN = 0.06  # standard deviation of pixels below which a picture teaches little
 
 
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("images", nargs="+", help="files or folders")
     parser.add_argument("output", help="weights file")
     parser.add_argument("--seconds", type=float, default=600.0, help="of each knot")
-    parser.add_argument("--crops", type=int, default=32)
+    parser.add_argument("--together", type=int, default=16, help="pieces that are worked on at a time")
+    parser.add_argument("--visits", type=int, default=24, help="steps that each piece is there for")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate, at its highest")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--init-from", help="weights to go on from")
     parser.add_argument("--knots", type=int, nargs="+", help="the only ones to train (default: all)")
@@ -51,7 +54,7 @@ def main() -> None:
         from neuralcodec.codecs.files import load
 
         codec.load_state_dict(load(options.init_from).state_dict())
-    pictures = crops(options.images, options.crops, options.side)
+    files = [file for each in options.images for file in (list_images(each) if Path(each).is_dir() else [Path(each)])]
     middle = len(codec.knots) // 2
     levels = [number * (codec.levels - 1) / (len(codec.knots) - 1) for number in range(len(codec.knots))]
     lmbdas = [float(codec.lmbda(torch.tensor(level))) for level in levels]
@@ -66,52 +69,51 @@ def main() -> None:
                 knot.load_state_dict(codec.knots[inner].state_dict())
                 knot.scale_steps(math.sqrt(lmbdas[inner] / lmbdas[number]))
         if options.knots is None or number in options.knots:
-            train(knot, pictures, lmbdas[number], options.seconds)
+            train(knot, crops(files, options.side), lmbdas[number], options)
             codec.requires_grad_(False)
-            print(f"{options.output}: {save_weights(codec, options.output, {'images': str(len(pictures))}).hex()}", flush=True)
+            print(f"{options.output}: {save_weights(codec, options.output).hex()}", flush=True)
             codec.requires_grad_(True)
 
 
-def crops(images: Sequence[str], count: int, side: int) -> list[Tensor]:
-    """Squares from the middle of pictures, (3, side, side) in 0…1, that are not plain."""
+def crops(files: Sequence[Path], side: int) -> Iterator[Tensor]:
+    """Squares from anywhere in pictures, (3, side, side) in 0…1, that are not plain, for ever."""
     chosen = random.Random(0)
-    files = [file for each in images for file in (list_images(each) if Path(each).is_dir() else [Path(each)])]
-    chosen.shuffle(files)
-    found: list[Tensor] = []
-    for file in files:
-        if len(found) == count:
-            break
-        pixels = read_rgb(file)
-        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        if min(top, left) >= 0:
+    while True:
+        pixels = read_rgb(chosen.choice(files))
+        height, width = pixels.shape[:2]
+        if min(height, width) >= side:
+            top, left = chosen.randint(0, height - side), chosen.randint(0, width - side)
             square = to_tensor(pixels[top : top + side, left : left + side]).reshape(3, side, side)
             if float(square.std()) > PLAIN:
-                found.append(square)
-    return found
+                yield square
 
 
-def train(network: Bands, pictures: Sequence[Tensor], lmbda: float, seconds: float) -> None:
-    """Adam on the function, a picture a step; each picture's latents as in a fit."""
+def train(network: Bands, pictures: Iterator[Tensor], lmbda: float, options: argparse.Namespace) -> None:
+    """Adam on the function, a piece a step; each piece's latents as in a fit."""
     network.requires_grad_(True)
-    fits = [Fit(Piece(network), picture, lmbda, Plan(seconds=seconds, steps=None), coded=False) for picture in pictures]
     groups = [{"params": [parameter], "speed": network.speed(name)} for name, parameter in network.named_parameters()]
-    optimiser = torch.optim.Adam(groups, RATE, BETAS)
-    for fit in fits:
-        del fit.optimiser.param_groups[1:]  # what one picture would do to the weights of all
+    optimiser = torch.optim.Adam(groups, options.rate, BETAS)
+    fits: list[Fit] = []
+    costs: list[float] = []
     began, done = time.monotonic(), 0
-    while (progress := (time.monotonic() - began) / seconds) < 1:
-        fit = fits[done % len(fits)]
-        fit.spent = progress * seconds
+    while (progress := (time.monotonic() - began) / options.seconds) < 1:
+        place = done % options.together
+        if place >= len(fits) or fits[place].progress >= 1:
+            # Its own optimiser moves nothing: the weights are everyone's. Pieces are not all replaced at the same time.
+            fit = Fit(Piece(network), next(pictures), lmbda, Plan(steps=options.visits, weights=0.0, side=0.0), coded=False)
+            fit.done = place * options.visits // options.together if place >= len(fits) else 0
+            fits[place : place + 1] = [fit]
         optimiser.zero_grad(set_to_none=True)
-        fit.step()
+        fits[place].step()
         for group in optimiser.param_groups:
-            group["lr"] = group["speed"] * RATE * min(1.0, 0.1 + progress / 0.02) * (0.01 + 0.495 * (1 + math.cos(math.pi * progress)))
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            group["lr"] = group["speed"] * options.rate * min(1.0, progress / 0.02) * (0.01 + 0.495 * (1 + math.cos(math.pi * progress)))
+        torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         optimiser.step()
         done += 1
-        if done % (4 * len(fits)) == 0:
-            cost = sum(fit.bpp + lmbda * 255**2 * fit.error for fit in fits) / len(fits)
-            print(f"λ {lmbda:.4f}, {done} steps: R + λD = {cost:.4f} bits per pixel", flush=True)
+        costs.append(fits[place].bpp + lmbda * 255**2 * fits[place].error)
+        if done % (4 * options.together) == 0:
+            print(f"λ {lmbda:.4f}, {done} steps: R + λD = {sum(costs) / len(costs):.4f} bits per pixel", flush=True)
+            costs = []
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from neuralcodec.eval.metrics.video import quality
 
 PARTS = ("curve", "networks", "bunny", "decode")
 FRAMES, BUNNY_FRAMES = 32, 9
-CURVE = {"video/hnerv": (4, 18, 32), "video/tiny": (8, 18, 28, 40)}
+CURVE = {"video/hnerv": (4, 18, 32), "video/tiny": (8, 24, 40)}
 NETWORKS = ("video/grids", "video/nerv", "video/nerv-plus-plus", "video/hnerv-boost", "video/siren")
 PRESETS = ("video/tiny", "video/base", "video/large")
 LEVEL = 22  # of single files

@@ -28,8 +28,9 @@ PACE = 0.3  # of the way to where Newton's method would go: latents of several p
 RATE = 0.05  # of the descent of other latents, in steps
 ACTIVE = 0.35  # latents farther from zero are looked at
 NEAR = (5, 1, 2)  # window, stride and padding of the square in which changes of gradients are compared
-WORSE, CAREFUL = 1.02, 2.0  # a cost that is so many times the best one is given up; so many times the curvature is assumed then
-MOST, FORGETTING = 4.0, 0.9  # by which a curvature grows in a sweep at most, and of which it keeps what it is above the estimate
+WORSE = 1.2  # a cost that is so many times the best one is given up
+CAREFUL = 1.5  # by which curvatures are taken for larger at first, and whenever a cost was given up
+MOST, FORGETTING = 8.0, 0.9  # by which a curvature grows in a sweep at most, and of which it keeps what it is above the estimate
 
 
 class Best(NamedTuple):
@@ -51,7 +52,7 @@ class Sweeping(Fitting):
         self.moments = {number: Moments(values) for number, values in enumerate(self.latents) if not self.piece.network.linear[number]}
         self.earlier: dict[int, tuple[Tensor, Tensor]] = {}
         self.measured = self._curvatures() if self.plan.steps or self.plan.seconds else []
-        self.curvatures = list(self.measured)
+        self.curvatures = [CAREFUL * curvature for curvature in self.measured]
         if self.measured and any((values != torch.round(values)).any() for values in self.latents):
             chosen = self.piece.grids.choose(self.exact, self.measured)
             self.latents = [
@@ -82,6 +83,8 @@ class Sweeping(Fitting):
         if cost < self.best.cost:
             self.best = self._kept(cost)
         if cost > self.best.cost * WORSE:  # too fast, as latents that a picture shares went the same way
+            for number in range(len(self.latents)):
+                self._learn(number)
             self.finish()
             self.exact = [values.clone() for values in self.latents]
             self.earlier = {}

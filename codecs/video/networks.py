@@ -161,7 +161,7 @@ class GridDecoder(VideoNetwork):
 
     After Kwan et al. 2023 (HiNeRV), https://arxiv.org/abs/2306.09818: bilinear upsampling, ConvNeXt blocks, grids at every stage. Differs
     in that grids are latents with a rate, of any period in time, and in starting as a linear pyramid: with its initial weights the
-    network adds up what its grids hold (:meth:`initial_latents`), so that a fit begins with a picture.
+    network adds up what its grids hold (:meth:`initial`), so that a fit begins with a picture.
 
     Args:
         widths: channels of the features at every stage, coarse to fine; the last is at half the resolution of luma.

@@ -51,8 +51,9 @@ def encode(
     max_bytes: int | None = None,
     psnr: float | None = None,
     ms_ssim: float | None = None,
-    effort: int = 0,
+    effort: int | None = None,
     roi: np.ndarray | None = None,
+    seconds: float | None = None,
 ) -> bytes:
     """Pixels to the bytes of an ``.nci`` file, of a quality or, by a search over rate levels, closest to one target.
 
@@ -65,8 +66,9 @@ def encode(
         max_bytes: the best file of at most so many bytes.
         psnr: dB, of 8-bit RGB.
         ms_ssim: below 1 a similarity, from 1 up dB.
-        effort: 0…5, time spent on a smaller file for the same decoder.
+        effort: 0…5, time spent on a smaller file for the same decoder; by default as little as the model needs.
         roi: (H, W) uint8, white where quality counts.
+        seconds: that a model which is fitted to the image may take, such as ``image-overfitted``.
 
     A target other than ``max_bytes`` that is out of the model's range gives the closest file and a warning.
 
@@ -80,9 +82,10 @@ def encode(
     codec = load(model)
     picture = files.as_picture(image)
     target = target_of(bpp, max_bytes, psnr, ms_ssim, quality)
+    choices: dict = {"effort": effort, "mask": roi, "seconds": seconds}
     if target is None:
-        return files.encode_picture(codec, picture, codec.level_for_quality(50 if quality is None else quality), effort=effort, mask=roi)
-    hit = files.encode_to_target(codec, picture, target, effort, mask=roi)
+        return files.encode_picture(codec, picture, codec.level_for_quality(50 if quality is None else quality), **choices)
+    hit = files.encode_to_target(codec, picture, target, **choices)
     if hit.miss:
         warnings.warn(hit.miss, stacklevel=2)
     return hit.data

@@ -152,12 +152,12 @@ def codec_for(content: container.Content | segments.Header, candidates: Sequence
         for name, path in WEIGHTS.items():
             if _fingerprint(path, path.stat().st_mtime_ns) == content.fingerprint:  # without building one codec after another
                 return load(name)
-        if isinstance(content, container.Content) and (codec := fitted.codec_of(content)):
-            return codec
     for candidate in candidates:
         codec = candidate if isinstance(candidate, Codec) else load(candidate)
         if (codec.fingerprint or UNSAVED) == content.fingerprint:
             return codec
+    if isinstance(content, container.Content) and (known := fitted.codec_of(content)):
+        return known
     where = ", ".join(map(str, candidates)) if candidates else "the shipped models"
     written_by = content.fingerprint.hex()
     raise CodecError(f"the file was written by weights {written_by}, which are not among {where}; pass them with --model FILE")

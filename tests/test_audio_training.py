@@ -358,7 +358,7 @@ def test_an_interrupted_run_leaves_a_checkpoint(fit, monkeypatch):
         (("--model.mel_windows", "[33]"), "multiples of 32"),
         (("--data.train", "[no/such/folder]"), "no folder"),
         (("--data.budget_gb", "0.00001", "--data.cache", "elsewhere"), "more than the budget"),
-        (("--model.codec.class_path", "neuralcodec.codecs.video.Some"), "nothing trains"),
+        (("--model.codec.class_path", "neuralcodec.codecs.text.Some"), "nothing trains"),
         (("--config", "missing.yaml"), "not a readable config"),
     ],
 )

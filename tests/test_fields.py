@@ -39,7 +39,7 @@ def test_a_relative_fits_a_picture_and_its_streams_draw_it(name, picture):
     decoded = codec.decompress(coded.streams, SIZE, LEVEL)
     assert all(torch.equal(coded.symbols[key], decoded.symbols[key]) for key in coded.symbols)
     before = codec.decompress(plain.streams, SIZE, LEVEL).signal
-    assert decoded.signal.shape == x.shape and decibels(decoded.signal, x) > decibels(before, x) + 0.7
+    assert decoded.signal.shape == x.shape and decibels(decoded.signal, x) > decibels(before, x) + 0.3
     assert coded.symbols["weights"].any() and 30 < sum(map(len, coded.streams)) < 20_000
 
 
@@ -53,6 +53,11 @@ def test_a_relative_writes_a_file_that_any_decoder_reads(name, picture):
     decoded = files.decode_picture(data)  # by what the file says
     assert decoded.pixels.shape == pixels.shape
     assert decoded.pixels.tobytes() == files.decode_picture(data, [codec]).pixels.tobytes()
+
+
+def test_the_same_picture_gives_the_same_file(picture):
+    codec, x = small("gaussians"), picture(*SIZE)
+    assert codec.compress(x, LEVEL, Plan(steps=5)).streams == codec.compress(x, LEVEL, Plan(steps=5)).streams
 
 
 @pytest.mark.parametrize("name", RELATIVES)

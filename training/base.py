@@ -60,6 +60,8 @@ class RateDistortion(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.codec: Codec = build(codec).train()
+        if self.codec.fits:
+            raise CodecError(f"{type(self.codec).__name__} is fitted to each signal as that is encoded: there is nothing to train before")
         if init_from:
             self._start_from(load_weights(init_from), init_from)
         if decoder_only:

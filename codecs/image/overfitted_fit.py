@@ -146,6 +146,11 @@ class Fit:
         """
         if state is not None and state.path.exists():
             self.load(state.path, state.key)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.generator.initial_seed())  # of noise on weights, so that the same picture gives the same bytes
+            self._run(report, state, steer)
+
+    def _run(self, report: Report, state: State | None, steer: Callable[[Fit], None] | None) -> None:
         saved = time.monotonic()
         while self.progress < 1:
             self.step()

@@ -196,6 +196,11 @@ class Fitting:
         Args:
             keep: told whenever the fit has a state.
         """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.generator.initial_seed())  # of noise, so that the same clip gives the same bytes
+            return self._run(report, keep)
+
+    def _run(self, report: Report, keep: Callable[[Fitting], None] | None) -> Fitted:
         while self.progress < 1:
             self.advance()
             total = self.plan.steps if self.plan.seconds is None else max(self.done, round(self.done / max(self.progress, 1e-9)))

@@ -66,6 +66,8 @@ def encode_to_target(
         trial = attempt(level, CORRECTING if correction else 1.0, "correcting" if correction else "")
         miss = trial.value - (aim - margin)
         allowed = target.kind != "max_bytes" or trial.value <= aim
+        if not allowed:
+            margin *= 2  # fits of small clips jump about: aim lower
         if allowed and (best is None or abs(miss) < abs(best.value - (aim - margin))):
             best = found._replace(level=level, value=trial.value, payload=trial.payload, trials=found.trials + correction + 1)
         if allowed and abs(miss) <= CLOSE[target.kind]:

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.video.networks import MIDDLE, PLANES, Grid, Pointwise, Start, VideoNetwork, fixed_values, set_fixed, started
+from neuralcodec.codecs.fixed import fixed_values, set_fixed
+from neuralcodec.codecs.video.networks import MIDDLE, PLANES, Grid, Pointwise, Start, VideoNetwork, started
 from neuralcodec.entropy.grids import GridShape
 
 FREQUENCY = 1.25  # by which the positional encoding of time grows

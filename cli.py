@@ -492,7 +492,7 @@ def _file_info(name: str, data: bytes) -> dict:
 
 def _shipped_fingerprints() -> dict[str, str]:
     from neuralcodec.codecs.base import fingerprint_of
-    from neuralcodec.codecs.video.files import shipped
+    from neuralcodec.codecs.fitted import shipped
 
     known = {name: fingerprint_of(path).hex() for name, path in WEIGHTS.items()}
     return known | {name: fingerprint.hex() for fingerprint, name in shipped().items()}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from neuralcodec.codecs import DEFAULTS
+from neuralcodec.codecs import DEFAULTS, OVERFITTED
 from neuralcodec.codecs.errors import CodecError
 from neuralcodec.entropy import container
 
@@ -20,7 +20,6 @@ SOUNDS = (
 )
 CLIPS = (".y4m", ".yuv", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".264", ".h264", ".265", ".hevc", ".ivf", ".obu")
 INPUTS = {"image": PICTURES, "audio": SOUNDS, "video": CLIPS}
-OVERFITTED = "image-overfitted"  # the model of --effort overfit
 OUTPUTS = {"image": ".png", "audio": ".wav", "video": ".y4m"}  # of decoded files, unless another is asked for
 SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9", b"#!AMR")
 SPELLED = {"start": "from", "end": "to"}  # options that are not called as they are written
@@ -264,14 +263,14 @@ def _sound_decoder(options: argparse.Namespace, suffix: str) -> Convert:
 
 def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
     from neuralcodec.codecs.image.targets import target_of
-    from neuralcodec.codecs.video.files import USUAL_EFFORT, encode_clip, plan_of
+    from neuralcodec.codecs.video.files import encode_clip, plan_of
     from neuralcodec.codecs.video.outputs import sound_of
     from neuralcodec.codecs.video.targets import encode_to_target
     from neuralcodec.datasets.video import read_clip
 
     level = codec.level_for_quality(options.quality)
     target = target_of(options.bpp, options.max_bytes, options.psnr, None)
-    plan = plan_of(USUAL_EFFORT if options.effort is None else options.effort)
+    plan = codec.plan if options.effort is None else plan_of(options.effort)
     if options.checkpoint and (target or len(options.input) > 1):
         raise CodecError("a checkpoint is of one fit: of one clip, at a --quality")
     if options.audio and options.frames:

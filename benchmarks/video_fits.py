@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from timing import table
 
+from neuralcodec.codecs.fitted import load
 from neuralcodec.codecs.video import files, fit
 from neuralcodec.codecs.video.fit import Plan
 from neuralcodec.datasets.folders import data_root
@@ -79,7 +80,7 @@ class Log:
 
 
 def fitted(clip: Clip, name: str, level: float, seconds: float) -> dict:
-    codec = files.load(name)
+    codec = load(name)
     return _measured(clip, lambda: files.encode_clip(codec, clip, level, Plan(seconds=seconds)), files.decode_clip)
 
 

@@ -107,6 +107,10 @@ class Codec(nn.Module):
     def calibrate(self, signals: Sequence[Tensor]) -> None:
         """Fit the tables of a frozen codec to the symbols that it codes for example signals, each (1, …). Does nothing by default."""
 
+    def fit_for(self, seconds: float) -> None:
+        """Let each fit take so long, where ``fits``."""
+        raise NotImplementedError
+
     def learning_rate_scale(self, name: str) -> float:
         """Factor on the learning rate of a parameter."""
         return 1.0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from neuralcodec.codecs import PEERS, WEIGHTS, fitted
+from neuralcodec.codecs import CONFIGS, PEERS, WEIGHTS, fitted
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed, fingerprint_of, load_weights
 from neuralcodec.datasets.audio import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS
 from neuralcodec.entropy import container, segments
@@ -122,11 +122,7 @@ def load(name: str | Path) -> Codec:
     """
     if str(name) in WEIGHTS:
         return load_weights(WEIGHTS[str(name)])
-    if str(name).startswith("video/"):
-        from neuralcodec.codecs.video.files import load as load_video
-
-        return load_video(name)
-    if str(name).startswith("image/") or str(name).endswith((".yaml", ".yml")):
+    if str(name) in CONFIGS or str(name).endswith((".yaml", ".yml")):
         return fitted.load(name)
     if Path(name).exists():
         return load_weights(name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from pathlib import Path
 
 import yaml
 
-from neuralcodec.codecs import CONFIGS
+from neuralcodec.codecs import CONFIGS, OVERFITTED
 from neuralcodec.codecs.base import Codec, CodecError, build, fingerprint
 from neuralcodec.entropy import container
 
@@ -84,10 +85,18 @@ def timed(rest: str) -> Codec:
     Raises:
         CodecError: no number, or not such a codec.
     """
-    from neuralcodec.codecs.image.overfitted import timed as timed_picture
-    from neuralcodec.codecs.video.files import timed as timed_clip
+    from neuralcodec.codecs.files import load as load_any
 
-    return (timed_clip if rest.partition(":")[2].startswith("video/") else timed_picture)(rest)
+    number, _, name = rest.partition(":")
+    codec = copy.deepcopy(load_any(name or OVERFITTED))
+    if not codec.fits:
+        raise CodecError(f"{name} is not fitted to signals")
+    try:
+        codec.fit_for(float(number))
+    except ValueError:
+        raise CodecError(f"{number!r} are no seconds: what is measured is named fitted:SECONDS:MODEL") from None
+    codec.name = f"{codec.name} {number} s"
+    return codec
 
 
 __all__ = ["codec_of", "from_spec", "load", "shipped", "spec_extra", "timed"]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from neuralcodec.cli import main
 from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.fitted import from_spec
 from neuralcodec.codecs.image.targets import Target
 from neuralcodec.codecs.video import checkpoint, files, outputs, targets
 from neuralcodec.codecs.video.fit import Plan
@@ -28,7 +29,7 @@ TIMES = tuple(Fraction(milliseconds, 1000) for milliseconds in (0, 40, 80, 200, 
 
 
 def codec() -> FittedVideo:
-    return files.from_spec(SPEC)
+    return from_spec(SPEC)
 
 
 def clip(frames: int = 6, height: int = 48, width: int = 64, times: tuple[Fraction, ...] | None = None) -> Clip:

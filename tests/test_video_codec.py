@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from neuralcodec.cli import main
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.fitted import from_spec, load
 from neuralcodec.codecs.video import files, fitted, hybrid, motion, networks, outputs, sweeps, wavelets
 from neuralcodec.codecs.video.fit import Piece, Plan, fit
 from neuralcodec.codecs.video.fitted import FittedVideo
@@ -44,7 +45,7 @@ def spec(name: str = "HybridDecoder", **arguments) -> dict:
 
 def codec(name: str = "HybridDecoder", **arguments) -> FittedVideo:
     torch.manual_seed(0)
-    return files.from_spec(spec(name, **arguments))
+    return from_spec(spec(name, **arguments))
 
 
 def clip(frames: int = 6, width: int = 46, height: int = 34, bits: int = 8) -> Clip:
@@ -278,7 +279,7 @@ def test_streams_of_noise_are_refused_or_give_pictures(coded):
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("video/")])
 def test_every_config_codes_a_clip(name):
-    model, original = files.load(name), clip(3, 64, 48)
+    model, original = load(name), clip(3, 64, 48)
     data = files.encode_clip(model, original, 40, Plan(steps=2, batch=2))
     assert container.read(data).extras == {}  # shipped: the fingerprint says which
     assert files.decode_clip(data).y.shape == original.y.shape

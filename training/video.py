@@ -17,8 +17,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.fitted import from_spec
 from neuralcodec.codecs.video import files
 from neuralcodec.codecs.video.fit import Fitting, Piece, Plan, fitting
+from neuralcodec.codecs.video.fitted import FittedVideo
 from neuralcodec.codecs.writing import write_whole
 from neuralcodec.datasets.video import read_clip
 from neuralcodec.entropy import container
@@ -64,7 +66,10 @@ class ClipFitting(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False  # a fit has an optimiser of its own
-        self.codec = files.from_spec(codec)
+        fresh = from_spec(codec)
+        if not isinstance(fresh, FittedVideo):
+            raise CodecError(f"{type(fresh).__name__} is not fitted to clips")
+        self.codec = fresh
         self.fitting: list[Fitting] = []  # no submodule: it is no part of what Lightning saves and averages
 
     def configure_optimizers(self) -> None:

@@ -24,7 +24,6 @@ from neuralcodec.codecs.image.overfitted_function import PictureFunction
 from neuralcodec.codecs.image.overfitted_targets import Aim, Steering, correct
 from neuralcodec.codecs.image.tiles import Report, nothing
 
-DEFAULT_MODEL = "image-overfitted"
 STEPS = (20, 60, 150, 400, 1000, 4000)  # of a fit, by effort
 USUAL_EFFORT = 2
 
@@ -61,6 +60,9 @@ class FittedPicture(Codec):
             raise ValueError("the network is a function that draws pictures, with at least one knot")
         self.knots = nn.ModuleList([network, *(copy.deepcopy(network) for _ in range(knots - 1))])
         self.plan = plan_of(None, None)
+
+    def fit_for(self, seconds: float) -> None:
+        self.plan = plan_of(None, seconds)
 
     def freeze(self) -> None:
         """There is nothing to freeze: tables follow from arithmetic."""
@@ -147,26 +149,4 @@ class FittedPicture(Codec):
         return network, integers
 
 
-def timed(rest: str) -> FittedPicture:
-    """A codec by ``SECONDS:NAME``: one whose fits take so long.
-
-    Raises:
-        CodecError: no number, or not such a codec.
-    """
-    from neuralcodec.codecs.files import load
-
-    seconds, _, name = rest.partition(":")
-    codec = load(name or DEFAULT_MODEL)
-    try:
-        plan = Plan(seconds=float(seconds), steps=None)
-    except ValueError:
-        raise CodecError(f"{seconds!r} are no seconds: what is measured is named fitted:SECONDS:MODEL") from None
-    if not isinstance(codec, FittedPicture):
-        raise CodecError(f"{name} is not fitted to pictures")
-    codec = copy.deepcopy(codec)
-    codec.plan = plan
-    codec.name = f"{codec.name} {seconds} s"
-    return codec
-
-
-__all__ = ["FittedPicture", "Plan", "timed"]
+__all__ = ["FittedPicture", "Plan", "plan_of"]

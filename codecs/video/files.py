@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import zlib
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-from neuralcodec.codecs import CONFIGS
-from neuralcodec.codecs.base import CodecError, build, fingerprint
-from neuralcodec.codecs.video.fit import Plan, Report, nothing
+from neuralcodec.codecs import fitted
+from neuralcodec.codecs.base import CodecError
+from neuralcodec.codecs.files import codec_for
+from neuralcodec.codecs.video.fit import STEPS, Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo, Known
 from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip
@@ -31,9 +30,6 @@ MAX_SIDE = 2**14
 MAX_SAMPLES = 2**31  # of luma in a clip; a header of 40 bytes can ask for any
 MAX_VARINT = 5  # bytes
 MAX_GROUP = 2**29  # of luma in a group of pictures, whose latents are in memory together: 64 frames of 3840×2160
-MAX_SPEC = 2**16  # bytes of a spec's text
-STEPS = (150, 400, 1000, 2500, 6000, 20000)  # of the fit of each group of pictures, by effort
-USUAL_EFFORT = 2
 
 
 class Header(NamedTuple):
@@ -46,52 +42,6 @@ class Header(NamedTuple):
     bits: int
     matrix: str
     full_range: bool
-
-
-def load(name: str | Path) -> FittedVideo:
-    """A codec by the name of a shipped config, ``video/tiny``, or from a config's path.
-
-    Raises:
-        CodecError: no such thing.
-    """
-    path = CONFIGS.get(str(name)) or CONFIGS.get(f"video/{name}") or Path(name)
-    try:
-        content = yaml.safe_load(path.read_text())
-        spec = content["model"]["codec"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
-        known = ", ".join(each for each in CONFIGS if each.startswith("video/"))
-        raise CodecError(f"there is no video model {str(name)!r}: neither a config with a codec nor one of {known}") from None
-    return from_spec(spec, str(name).removeprefix("video/"))
-
-
-def from_spec(spec: dict, name: str | None = None) -> FittedVideo:
-    """
-    Raises:
-        CodecError: not a spec of a codec that is fitted to clips.
-    """
-    codec = build(spec)
-    if not isinstance(codec, FittedVideo):
-        raise CodecError(f"{name or 'the spec'} is not of a codec that is fitted to clips")
-    codec.fingerprint = fingerprint(json.dumps(codec.spec, sort_keys=True), {})
-    codec.name = name
-    codec.plan = plan_of(USUAL_EFFORT)
-    return codec
-
-
-def timed(rest: str) -> FittedVideo:
-    """A codec by ``SECONDS:NAME``: one that fits each group of pictures for so long.
-
-    Raises:
-        CodecError: no number, or no such codec.
-    """
-    seconds, _, name = rest.partition(":")
-    codec = load(name)
-    try:
-        codec.plan = Plan(seconds=float(seconds))
-    except ValueError:
-        raise CodecError(f"{seconds!r} are no seconds: what is measured is named fitted:SECONDS:MODEL") from None
-    codec.name = f"{name} {seconds} s"
-    return codec
 
 
 def pack(clip: Clip) -> Tensor:
@@ -149,8 +99,7 @@ def to_file(codec: FittedVideo, clip: Clip, level: float, streams: Sequence[byte
     extras = {} if sound is None else {"sound": sound}
     if clip.times is not None:
         extras["frame_times"] = _packed_times(clip.times)
-    if codec.fingerprint not in shipped():
-        extras["spec"] = zlib.compress(json.dumps(codec.spec, sort_keys=True, separators=(",", ":")).encode(), 9)
+    extras |= fitted.spec_extra(codec)
     return container.write("video", codec.fingerprint, codec.nearest_level(level), size, streams, extras)
 
 
@@ -249,29 +198,10 @@ def codec_of(content: container.Content) -> FittedVideo:
     Raises:
         CodecError: neither, or a spec that is damaged.
     """
-    if "spec" not in content.extras:
-        name = shipped().get(content.fingerprint)
-        if name is None:
-            raise CodecError(f"the file was written by a model {content.fingerprint.hex()} that this program does not ship")
-        return load(name)
-    inflate = zlib.decompressobj()
-    try:
-        codec = from_spec(json.loads(inflate.decompress(content.extras["spec"], MAX_SPEC)))
-    except (zlib.error, ValueError, RecursionError):
-        raise CodecError("the file's spec is damaged") from None
-    if codec.fingerprint != content.fingerprint:
-        raise CodecError("the file's spec is not that of the codec which wrote it")
+    codec = codec_for(content)
+    if not isinstance(codec, FittedVideo):
+        raise CodecError(f"the file was written by {codec.name}, which codes no clips")
     return codec
 
 
-def shipped() -> dict[bytes, str]:
-    """Names of the shipped configs of codecs that are fitted to clips, by fingerprint."""
-    found: dict[bytes, str] = {}
-    for name, path in CONFIGS.items():
-        if name.startswith("video/"):
-            spec = yaml.safe_load(path.read_text())["model"]["codec"]
-            found[fingerprint(json.dumps(spec, sort_keys=True), {})] = name
-    return found
-
-
-__all__ = ["Header", "decode_clip", "encode_clip", "load", "plan_of", "timed"]
+__all__ = ["Header", "decode_clip", "encode_clip", "plan_of"]

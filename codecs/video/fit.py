@@ -31,6 +31,8 @@ PLANE_WEIGHTS = (1 / 8,) * 4 + (
 PEAK = 255.0
 SETTLED, REFRESHED = 8, 10  # times that contexts' tables are chosen anew in a fit, and steps after which contexts are
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
+STEPS = (150, 400, 1000, 2500, 6000, 20000)  # of the fit of each group of pictures, by effort
+USUAL_EFFORT = 2
 
 clock = time.monotonic  # by which a plan's seconds are counted
 
@@ -49,7 +51,7 @@ class Plan(NamedTuple):
     at the start and where that ends; without it, values are rounded exactly from the start, and only their rate is that of unrounded ones.
     """
 
-    steps: int = 2000
+    steps: int = STEPS[USUAL_EFFORT]
     seconds: float | None = None
     batch: int = 4
     weights: float = 1e-3

@@ -83,6 +83,10 @@ class FittedVideo(Codec):
         self.speed = speed
         self.plan = DEFAULT  # unless another is asked for
 
+    def fit_for(self, seconds: float) -> None:
+        """Each group of pictures."""
+        self.plan = Plan(seconds=seconds)
+
     def paced(self, plan: Plan) -> Plan:
         """With learning rates as the network wants them."""
         return plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)

@@ -270,7 +270,9 @@ def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
 
     level = codec.level_for_quality(options.quality)
     target = target_of(options.bpp, options.max_bytes, options.psnr, None)
-    plan = codec.plan if options.effort is None else plan_of(options.effort)
+    plan = plan_of(options.effort) if codec.fits else None
+    if plan is None and (options.effort is not None or options.max_time or options.checkpoint):
+        raise CodecError(f"--effort, --max-time and --checkpoint are of fits, and {options.model} fits nothing")
     if options.checkpoint and (target or len(options.input) > 1):
         raise CodecError("a checkpoint is of one fit: of one clip, at a --quality")
     if options.audio and options.frames:
@@ -290,7 +292,7 @@ def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
         sound = sound_of(source) if options.audio and source.is_file() and source.suffix.lower() not in (".yuv", ".y4m") else None
         if options.audio and sound is None:
             _say(f"{name}: there is no sound in it")
-        fit = plan._replace(seconds=options.max_time / len(codec.groups(len(clip)))) if options.max_time else plan
+        fit = plan._replace(seconds=options.max_time / len(codec.groups(len(clip)))) if plan and options.max_time else plan
         if target is None:
             checkpoint = Path(options.checkpoint) if options.checkpoint else None
             out.write(encode_clip(codec, clip, level, fit, report, checkpoint, sound=sound))
@@ -308,7 +310,7 @@ def _clip_decoder(options: argparse.Namespace, suffix: str) -> Convert:
 
     def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
         content = _content(source)
-        clip = decode_clip(content, options.frames or (0, None))
+        clip = decode_clip(content, options.frames or (0, None), [options.model] if options.model else [])
         sound = content.extras.get("sound")
         if sound is not None and (options.frames or suffix not in FORMATS):
             _say(f"{name}: its sound is left out; it goes with all frames into {' or '.join(FORMATS)}")
@@ -330,7 +332,8 @@ def clip_to_pictures(source: Path | BinaryIO, folder: Path, options: argparse.Na
     from neuralcodec.codecs.video.files import decode_clip
     from neuralcodec.codecs.video.outputs import write_pictures
 
-    write_pictures(decode_clip(_content(source), options.frames or (0, None)), folder, options.force)
+    clip = decode_clip(_content(source), options.frames or (0, None), [options.model] if options.model else [])
+    write_pictures(clip, folder, options.force)
 
 
 def _content(source: Path | BinaryIO) -> container.Content:

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from neuralcodec.codecs.base import Codec, Compressed, Decompressed, Output, sum_per_item
 from neuralcodec.codecs.blocks import LevelVectors, pad_to_multiple
 from neuralcodec.codecs.image import hyper
-from neuralcodec.codecs.image.contexts import Context
+from neuralcodec.codecs.image.latents import UnderGaussians
 from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LappedAnalysis, LappedSynthesis, LinearLapped
 from neuralcodec.entropy import models, rans
-from neuralcodec.entropy.integer import bounded
 from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
 from neuralcodec.entropy.tables import IntegerTables
 
@@ -234,7 +233,7 @@ class FactorizedPrior(ImageCodec):
             linear[1].invert(linear[0])
 
 
-class Hyperprior(ImageCodec):
+class Hyperprior(UnderGaussians, ImageCodec):
     """A latent under Gaussians whose scales, and means if wanted, come from side information.
 
         y ──────────────(−)──round──► rANS ──► (+)──► ŷ
@@ -270,43 +269,19 @@ class Hyperprior(ImageCodec):
         quantizer: ScalarQuantizer | None = None,
     ):
         super().__init__(analysis, synthesis, latent, levels, knots, lmbda, quantizer)
-        if context is not None and not (isinstance(context, Context) and means):
-            raise TypeError("a context is one of neuralcodec.codecs.image.contexts, and refines means")
-        self.context = context
-        self.h_a = hyper.HyperAnalysis(latent, patterns, hyper_channels, levels, knots)
-        self.h_s = hyper.HyperSynthesis(latent, patterns, hyper_channels, hyper_width, means, levels, knots)
-        self.z_prior = models.FactorizedPrior(hyper_channels, len(self.gain.rows))
-        self.y_model = models.GaussianConditional()
-        self.z_quantizer = ScalarQuantizer("mixed")  # the integer layers need integers, in training too
+        self.describe(latent, hyper_channels, patterns, hyper_width, means, context, levels, knots)
 
     def forward(self, x: Tensor, level: Tensor) -> Output:
         y = self.analyse(x, level)
-        z = self.z_quantizer(bounded(self.h_a(y, level), -hyper.Z_LIMIT, hyper.Z_LIMIT))
+        z = self.told(y, level)
         prediction = self.h_s(z.values, level, *y.shape[-2:])
-        knot = self.gain.nearest_knot(level)
-        quantized = self._quantize(y, prediction)
-        bits_of = self.y_model.bits if self.training else self.y_model.coded_bits
-        y_bits = bits_of(quantized.proxy, prediction.scale_index)
-        bits = {"z": sum_per_item(self.z_prior.bits(z.proxy, knot)), "y": sum_per_item(y_bits)}
+        quantized = self.quantize(y, prediction)
         x_hat = self.synthesise(quantized.values, level, *x.shape[-2:])
-        return Output(x_hat, bits, {}, {"z": z.symbols, "y": quantized.symbols})
-
-    def _quantize(self, y: Tensor, prediction: hyper.Prediction, weight: Tensor | None = None) -> Quantized:
-        quantize = self._soften if self.training else self._round
-        if self.context is None:
-            return quantize(y, prediction.mean, prediction.scale_index, weight)
-        return self.context.quantize(y, prediction, quantize, weight)
-
-    def _soften(self, y: Tensor, mean: Tensor | None, scale_index: Tensor, weight: Tensor | None) -> Quantized:
-        return self.quantizer(y, mean)
-
-    def _round(self, y: Tensor, mean: Tensor | None, scale_index: Tensor, weight: Tensor | None) -> Quantized:
-        symbols = self.y_model.round(y if mean is None else y - mean, scale_index, weight)
-        return Quantized(self.quantizer.dequantize(symbols, mean), symbols.int(), symbols)
+        return Output(x_hat, self.bits(z, quantized, prediction.scale_index, level), {}, {"z": z.symbols, "y": quantized.symbols})
 
     def side(self, y: Tensor, level: Tensor, weight: Tensor | None = None) -> Side:
         told = y if weight is None else y * weight**SHRINK
-        z = self.z_quantizer(self.h_a(told, level).clamp(-hyper.Z_LIMIT, hyper.Z_LIMIT)).symbols
+        z = self.told(told, level).symbols
         prediction = self.h_s(z.float(), level, *y.shape[-2:])
         return Side(prediction.scale_index, z, prediction)
 
@@ -328,7 +303,7 @@ class Hyperprior(ImageCodec):
     def code_latent(self, y: Tensor, level: Tensor, weight: Tensor | None = None, side: Side | None = None) -> Compressed:
         _, z, prediction = side or self.side(y, level, weight)
         assert z is not None and prediction is not None
-        symbols = self._quantize(y, prediction, weight).symbols
+        symbols = self.quantize(y, prediction, weight).symbols
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(level)), *z.shape[-2:])
         streams = [
             rans.encode(z.cpu().numpy(), z_indexes, self.z_prior.tables),
@@ -338,22 +313,11 @@ class Hyperprior(ImageCodec):
 
     def decode_latent(self, streams: Sequence[bytes], rows: int, columns: int, level: Tensor) -> DecodedLatent:
         z_indexes = self.z_prior.indexes(int(self.gain.nearest_knot(level)), -(-rows // PATCH), -(-columns // PATCH))
-        z = torch.from_numpy(rans.decode(streams[0], z_indexes, self.z_prior.tables))[None].to(self._device)
-        if int(z.min()) < -hyper.Z_LIMIT or int(z.max()) > hyper.Z_LIMIT:
-            raise rans.CorruptStream("side information out of range")
+        z = self.read_side(rans.decode(streams[0], z_indexes, self.z_prior.tables))[None]
         prediction = self.h_s(z.float(), level, rows, columns)
         decoded = rans.decode(streams[1], _as_bytes(prediction.scale_index), self.y_model.tables)
         symbols = torch.from_numpy(decoded).to(self._device)
-        if self.context is None:
-            y_hat = self.quantizer.dequantize(symbols, prediction.mean)
-        else:
-            y_hat = self.context.dequantize(symbols, prediction)
-        return DecodedLatent(y_hat, {"z": z, "y": symbols})
-
-    def freeze(self) -> None:
-        self.h_s.check_exact()
-        self.z_prior.build_tables()
-        self.y_model.build_tables()
+        return DecodedLatent(self.dequantize(symbols, prediction), {"z": z, "y": symbols})
 
     @torch.no_grad()
     def calibrate(self, signals: Sequence[Tensor]) -> None:
@@ -365,7 +329,7 @@ class Hyperprior(ImageCodec):
                 y = self.analyse(x, at)
                 side = self.side(y, at)
                 assert side.prediction is not None
-                symbols = self._quantize(y, side.prediction).symbols
+                symbols = self.quantize(y, side.prediction).symbols
                 flat = side.tables.long() * (2 * reach + 1) + symbols.clamp(-reach, reach).long() + reach
                 counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
         self.y_model.build_tables(counts)

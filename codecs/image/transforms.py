@@ -33,13 +33,13 @@ class LinearLapped(nn.Module):
     The 1×1 layers are Karhunen–Loève transforms of the training images, found in closed form (:meth:`initialise`).
     """
 
-    def __init__(self, latent: int, coarse: int, inverse: bool = False):
+    def __init__(self, latent: int, coarse: int, inverse: bool = False, values: int = BLOCK_VALUES):
         super().__init__()
         self.coarse = coarse
         self.inverse = inverse
         self.fine_filter = LappedFilter(STRIDE)
         self.coarse_filter = LappedFilter(PATCH)
-        self.fine = nn.Conv2d(*((latent, BLOCK_VALUES) if inverse else (BLOCK_VALUES, latent)), 1, bias=False)
+        self.fine = nn.Conv2d(*((latent, values) if inverse else (values, latent)), 1, bias=False)
         self.across = nn.Conv2d(coarse * PATCH**2, coarse * PATCH**2, 1, bias=False)
         for layer in (self.fine, self.across):
             nn.init.orthogonal_(layer.weight)
@@ -53,13 +53,16 @@ class LinearLapped(nn.Module):
         if self.inverse:
             coarse = F.pixel_shuffle(self.across(F.pixel_unshuffle(x[:, : self.coarse], PATCH)), PATCH)
             y = torch.cat((self.coarse_filter.inverse(coarse), x[:, self.coarse :]), 1)
-            return self.fine_filter.inverse(F.pixel_shuffle(self.fine(y), STRIDE))
+            return self._pictures(self.fine(y))
         y = self.fine(self._blocks(x))
         coarse = F.pixel_shuffle(self.across(self._patches(y)), PATCH)
         return torch.cat((coarse, y[:, self.coarse :]), 1)
 
     def _blocks(self, x: Tensor) -> Tensor:
         return F.pixel_unshuffle(self.fine_filter(x), STRIDE)
+
+    def _pictures(self, blocks: Tensor) -> Tensor:
+        return self.fine_filter.inverse(F.pixel_shuffle(blocks, STRIDE))
 
     def _patches(self, y: Tensor) -> Tensor:
         return F.pixel_unshuffle(self.coarse_filter(y[:, : self.coarse]), PATCH)

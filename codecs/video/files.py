@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralcodec.codecs import fitted
-from neuralcodec.codecs.base import CodecError
-from neuralcodec.codecs.files import codec_for
-from neuralcodec.codecs.video.fit import STEPS, Plan, Report, nothing
+from neuralcodec.codecs.base import Codec, CodecError
+from neuralcodec.codecs.files import UNSAVED, codec_for
+from neuralcodec.codecs.video.fit import STEPS, USUAL_EFFORT, Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo, Known
+from neuralcodec.codecs.video.groups import VideoCodec
 from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip
 from neuralcodec.entropy import container
@@ -63,7 +64,7 @@ def unpack(pictures: Tensor, header: Header) -> Clip:
 
 
 def encode_clip(
-    codec: FittedVideo,
+    codec: VideoCodec,
     clip: Clip,
     level: float,
     plan: Plan | None = None,
@@ -76,7 +77,7 @@ def encode_clip(
 
     Args:
         level: rounded to the nearest that a file can name.
-        plan: of the fit of each group of pictures; by default the codec's.
+        plan: of the fit of each group of pictures, where the codec fits; by default its own.
         sound: of :func:`~neuralcodec.codecs.video.outputs.sound_of`, to be kept as it is.
         checkpoint, known: as in :meth:`~neuralcodec.codecs.video.fitted.FittedVideo.compress`.
 
@@ -87,27 +88,33 @@ def encode_clip(
         raise CodecError(f"a clip of {len(clip)} frames of {clip.width}×{clip.height} is too large")
     _check_groups(codec, len(clip), clip.height, clip.width)
     level = codec.nearest_level(level)
-    compressed = codec.compress(pack(clip), level, plan, report, (clip.height, clip.width), checkpoint, known)
+    size = (clip.height, clip.width)
+    if isinstance(codec, FittedVideo):
+        compressed = codec.compress(pack(clip), level, plan, report, size, checkpoint, known)
+    else:
+        compressed = codec.compress(pack(clip), level, report=report)
     return to_file(codec, clip, level, compressed.streams, sound)
 
 
-def to_file(codec: FittedVideo, clip: Clip, level: float, streams: Sequence[bytes], sound: bytes | None = None) -> bytes:
+def to_file(codec: VideoCodec, clip: Clip, level: float, streams: Sequence[bytes], sound: bytes | None = None) -> bytes:
     """What was fitted to a clip to the bytes of a file: see :func:`encode_clip`."""
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
-    assert codec.fingerprint is not None
     extras = {} if sound is None else {"sound": sound}
     if clip.times is not None:
         extras["frame_times"] = _packed_times(clip.times)
     extras |= fitted.spec_extra(codec)
-    return container.write("video", codec.fingerprint, codec.nearest_level(level), size, streams, extras)
+    return container.write("video", codec.fingerprint or UNSAVED, codec.nearest_level(level), size, streams, extras)
 
 
-def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] = (0, None)) -> Clip:
+def decode_clip(
+    data: bytes | container.Content, frames: tuple[int, int | None] = (0, None), candidates: Sequence[str | Path | Codec] = ()
+) -> Clip:
     """The bytes of a file to a clip.
 
     Args:
         frames: the first one wanted and the first one not wanted; only the groups of pictures that they are in are decoded.
+        candidates: models that may have written it, if it is none of those that ship.
 
     Raises:
         CodecError: a damaged file, or frames that it does not hold.
@@ -115,13 +122,13 @@ def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] 
     try:
         content = data if isinstance(data, container.Content) else container.read(data)
         header = header_of(content)
-        codec = codec_of(content)
+        codec = codec_of(content, candidates)
         _check_groups(codec, header.frames, header.height, header.width)
         begin, end = frames[0], header.frames if frames[1] is None else frames[1]
         if not 0 <= begin < end <= header.frames:
             raise CodecError(f"frames {begin}:{end} are not among the file's {header.frames}")
         size = (header.frames, header.height, header.width)
-        drawn = torch.cat([pictures for pictures, _ in codec.pieces(content.streams, size, begin, end)])
+        drawn = torch.cat([pictures for pictures, _ in codec.pieces(content.streams, size, content.level, begin, end)])
     except (container.ContainerError, CorruptStream) as error:
         raise CodecError(str(error)) from None
     before = begin - next(group.begin for group in codec.groups(header.frames) if group.end > begin)
@@ -132,7 +139,7 @@ def decode_clip(data: bytes | container.Content, frames: tuple[int, int | None] 
     return replace(clip, times=tuple(time - times[begin] for time in times[begin:end]))
 
 
-def _check_groups(codec: FittedVideo, frames: int, height: int, width: int) -> None:
+def _check_groups(codec: VideoCodec, frames: int, height: int, width: int) -> None:
     longest = max(group.end - group.begin for group in codec.groups(frames)[:2])
     if longest * height * width > MAX_GROUP:
         raise CodecError(f"groups of {longest} pictures of {width}×{height} are more than the limit of {MAX_GROUP} samples")
@@ -165,11 +172,12 @@ def _times(content: container.Content, frames: int) -> list[Fraction] | None:
     return [Fraction(tick * common, denominator) for tick in itertools.accumulate(ticks, initial=0)]
 
 
-def plan_of(effort: int) -> Plan:
+def plan_of(effort: int | None) -> Plan:
     """
     Raises:
         CodecError: no such effort.
     """
+    effort = USUAL_EFFORT if effort is None else effort
     if not 0 <= effort < len(STEPS):
         raise CodecError(f"effort must lie between 0 and {len(STEPS) - 1}, not {effort}")
     return Plan(steps=STEPS[effort])
@@ -192,14 +200,14 @@ def header_of(content: container.Content) -> Header:
     return Header(frames, height, width, Fraction(numerator, denominator), bits, matrices[tag // 2], bool(tag % 2))
 
 
-def codec_of(content: container.Content) -> FittedVideo:
-    """The codec of a file: a shipped config's, or as the file's spec says.
+def codec_of(content: container.Content, candidates: Sequence[str | Path | Codec] = ()) -> VideoCodec:
+    """The codec of a file: see :func:`~neuralcodec.codecs.files.codec_for`.
 
     Raises:
-        CodecError: neither, or a spec that is damaged.
+        CodecError: there is none, or it is none of clips.
     """
-    codec = codec_for(content)
-    if not isinstance(codec, FittedVideo):
+    codec = codec_for(content, candidates)
+    if not isinstance(codec, VideoCodec):
         raise CodecError(f"the file was written by {codec.name}, which codes no clips")
     return codec
 

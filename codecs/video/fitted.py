@@ -12,32 +12,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neuralcodec.codecs.base import Codec, Compressed, Decompressed
+from neuralcodec.codecs.base import Compressed, Decompressed
 from neuralcodec.codecs.video.checkpoint import Checkpoint
 from neuralcodec.codecs.video.fit import DEFAULT, Fitting, Piece, Plan, Report, fitting, nothing, warmed
+from neuralcodec.codecs.video.groups import Group, VideoCodec, evenly
 from neuralcodec.codecs.video.networks import VideoNetwork
 from neuralcodec.entropy.rans import CorruptStream
 
 STREAMS = ("weights", "grids")  # of each group of pictures
 AT_ONCE = 2**25  # pixels that are drawn together
-
-
-class Group(NamedTuple):
-    """Frames ``begin … end - 1``."""
-
-    begin: int
-    end: int
 
 
 @dataclass
@@ -48,7 +40,7 @@ class Known:
     states: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by group
 
 
-class FittedVideo(Codec):
+class FittedVideo(VideoCodec):
     """Clips of 4:2:0, packed: (1, frames, 6, ⌈H/2⌉, ⌈W/2⌉), the four luma samples of each 2×2 square, Cb and Cr, in 0…1.
 
     Args:
@@ -60,7 +52,6 @@ class FittedVideo(Codec):
         levels, lmbda: as in :class:`~neuralcodec.codecs.base.Codec`.
     """
 
-    modality = "video"
     streams = STREAMS
     fits = True
     decoder_parameters = ("network",)
@@ -92,9 +83,7 @@ class FittedVideo(Codec):
         return plan._replace(weights=plan.weights * self.speed, latents=plan.latents * self.speed)
 
     def groups(self, frames: int) -> list[Group]:
-        count = -(-frames // self.group)
-        edges = [frames * number // count for number in range(count + 1)]
-        return [Group(begin, end) for begin, end in itertools.pairwise(edges)]
+        return evenly(frames, self.group)
 
     def compress(
         self,
@@ -161,15 +150,14 @@ class FittedVideo(Codec):
         """
         pictures: list[Tensor] = []
         symbols: dict[str, Tensor] = {}
-        for piece, named in self.pieces(streams, size):
+        for piece, named in self.pieces(streams, size, level):
             pictures.append(piece)
             symbols |= named
         return Decompressed(torch.cat(pictures)[None], symbols)
 
     def pieces(
-        self, streams: Sequence[bytes], size: tuple[int, ...], begin: int = 0, end: int | None = None
+        self, streams: Sequence[bytes], size: tuple[int, ...], level: float, begin: int = 0, end: int | None = None
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Pictures of one group after the other, and their integers: of the groups that frames ``begin … end - 1`` are in."""
         frames, height, width = size
         groups = self.groups(frames)
         if len(streams) != len(groups) * len(STREAMS):

@@ -1,7 +1,7 @@
 """Clips of a size or a quality that is asked for.
 
-The level is found by short fits, each of which starts from the one before; then a long fit starts from the last of them, and a few
-short ones correct the rest.
+Of a codec that fits, the level is found by short fits, each of which starts from the one before; then a long fit starts from the last of
+them, and a few short ones correct the rest. Other codecs are asked level by level, as those of pictures are.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from functools import partial
 
 from neuralcodec.codecs.base import CodecError
 from neuralcodec.codecs.image.targets import Hit, Target, checked
-from neuralcodec.codecs.rate import Trial, find_level
+from neuralcodec.codecs.rate import QUALITY_TOLERANCE, RATE_TOLERANCE, Trial, find_level
 from neuralcodec.codecs.video.files import decode_clip, encode_clip
 from neuralcodec.codecs.video.fit import Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo, Known
+from neuralcodec.codecs.video.groups import VideoCodec
 from neuralcodec.datasets.video import Clip
 
 SHORT, CORRECTING = 1 / 10, 1 / 5  # shares of the plan of fits that search, and of those that correct
@@ -27,7 +28,7 @@ PSNR, PSNR_PER_NAT = 50.0, 2.6
 
 
 def encode_to_target(
-    codec: FittedVideo, clip: Clip, target: Target, plan: Plan | None = None, report: Report = nothing, sound: bytes | None = None
+    codec: VideoCodec, clip: Clip, target: Target, plan: Plan | None = None, report: Report = nothing, sound: bytes | None = None
 ) -> Hit:
     """The file of a clip that comes closest to a target, or one that does not exceed it.
 
@@ -42,20 +43,24 @@ def encode_to_target(
         raise CodecError("--ms-ssim is for pictures, not for clips")
     if not (math.isfinite(target.value) and target.value > 0):
         raise CodecError(f"--{target.kind.replace('_', '-')} must be a positive number, not {target.value:g}")
-    plan = plan or codec.plan
     known = Known()
     rate = target.kind != "psnr"
     aim = target.value if not rate else math.log(target.value * (clip.y.size / 8 if target.kind == "bpp" else 1))
 
     def attempt(level: float, share: float, what: str) -> Trial[bytes]:
-        data = encode_clip(codec, clip, level, _part(plan, share), partial(_told, report, what), known=known, sound=sound)
-        return Trial(math.log(len(data)) if rate else _psnr(clip, decode_clip(data)), data)
+        data = encode_clip(codec, clip, level, plan and _part(plan, share), partial(_told, report, what), known=known, sound=sound)
+        return Trial(math.log(len(data)) if rate else _psnr(clip, decode_clip(data, candidates=[codec])), data)
 
     low, high = codec.lmbda_range
     nats = math.log(high / low) or 1.0
     offset, per_nat = (LOG_BPP + math.log(clip.y.size / 8), LOG_BPP_PER_NAT) if rate else (PSNR, PSNR_PER_NAT)
     slope = typical = per_nat * nats / max(codec.levels - 1, 1)
     guess = ((aim - offset) / per_nat - math.log(low)) / nats * (codec.levels - 1)
+    if not isinstance(codec, FittedVideo):
+        tolerance, ceiling = RATE_TOLERANCE if rate else QUALITY_TOLERANCE, target.kind == "max_bytes"
+        trials = partial(attempt, share=1.0, what="looking for the level")
+        return checked(target, find_level(trials, aim, codec.levels, guess, slope, tolerance, ceiling), clip.y.size)
+    plan = plan or codec.plan
     found = find_level(partial(attempt, share=SHORT, what="looking for the level"), aim, codec.levels, guess, slope, NEAR[target.kind])
     if found.bound:
         trial = attempt(found.level, 1.0, "")

@@ -38,9 +38,10 @@ from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError, first_line
 from neuralcodec.training.export import export, freeze_and_save
 
-MODULES = {  # by modality: what trains its codecs, and on what data
+MODULES = {  # by modality, or module of it: what trains its codecs, and on what data
     "image": ("neuralcodec.training.image.ImageTraining", "neuralcodec.datasets.modules.ImageDataModule"),
     "audio": ("neuralcodec.training.audio.AudioTraining", "neuralcodec.datasets.modules.AudioDataModule"),
+    "video.recurrent": ("neuralcodec.training.clips.ClipTraining", "neuralcodec.datasets.modules.ClipDataModule"),
     "video": ("neuralcodec.training.video.ClipFitting", "neuralcodec.training.video.ClipData"),
 }
 

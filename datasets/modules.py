@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from neuralcodec.datasets.augment import Augmentation
+from neuralcodec.datasets.clips import PackedClips, RandomClips, WholeClips
 from neuralcodec.datasets.folders import kodak_folder, resolve_folder
 from neuralcodec.datasets.images import ImageFolder, PackedImages, RandomCrops, augment
 from neuralcodec.datasets.sounds import PackedSounds, RandomSounds, WholeSounds, folder_sounds, spread
@@ -161,3 +162,70 @@ class AudioDataModule(L.LightningDataModule):
         crops = copy.copy(self.crops)
         crops.batch_size, crops.seed = count, self.hparams.seed + 1
         return next(iter(crops))
+
+
+class ClipDataModule(L.LightningDataModule):
+    """Random pieces of clips, and of pictures that are made to move, to train on; beginnings of clips to validate on.
+
+    Args:
+        train: clips, or folders of them or of folders of pictures; relative ones also below ``NEURALCODEC_DATA``.
+        stills: folders of pictures, searched recursively.
+        share: how many of a batch are pictures that are made to move.
+        validation: clips; by default those of ``train``.
+        validation_limit, validation_frames: how many, and of each.
+        frames: of a piece. Models learn best from few first and more later: train in stages, each with ``init_from`` the one before.
+        size: side of a piece.
+        batch_size: pieces in a batch, on each device.
+        workers: loader processes.
+        cache: folder of the decoded clips and pictures.
+    """
+
+    def __init__(
+        self,
+        train: list[str] | None = None,
+        stills: list[str] | None = None,
+        share: float = 0.5,
+        validation: str | None = None,
+        validation_limit: int = 3,
+        validation_frames: int = 8,
+        frames: int = 4,
+        size: int = 256,
+        batch_size: int = 8,
+        workers: int = 1,
+        cache: str = ".cache",
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def setup(self, stage: str | None = None) -> None:
+        options = self.hparams
+        if not options.train and not options.stills:
+            raise FileNotFoundError("there is nothing to train on: name clips with --data.train, or pictures with --data.stills")
+        if stage in (None, "fit"):
+            clips = PackedClips(options.train, Path(options.cache) / "clips") if options.train else None
+            stills = PackedImages(options.stills, Path(options.cache) / "images") if options.stills else None
+            rank = self.trainer.global_rank if self.trainer else 0
+            sizes = (options.batch_size, options.frames, options.size, options.share, options.seed, rank)
+            self.pieces = RandomClips(clips, stills, *sizes)
+        place = options.validation or (options.train or [None])[0]
+        self.whole = WholeClips(place, options.validation_frames, options.validation_limit) if place else None
+
+    def train_dataloader(self) -> DataLoader:
+        workers, pin = self.hparams.workers, torch.cuda.is_available()
+        return DataLoader(self.pieces, batch_size=None, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.whole is None else DataLoader(self.whole, batch_size=None, collate_fn=lambda clip: clip)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) if isinstance(batch, Tensor) else batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch.float() / 255 if isinstance(batch, Tensor) else batch
+
+    def examples(self, count: int) -> Tensor:
+        """Training pieces for a codec's closed-form initialisation, (count, frames, 6, size / 2, size / 2)."""
+        pieces = copy.copy(self.pieces)
+        pieces.batch_size, pieces.seed = count, self.hparams.seed + 1
+        return next(iter(pieces)).float() / 255

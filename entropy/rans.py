@@ -128,29 +128,42 @@ class Decoder:
             raise CorruptStream("a coded stream holds more than its symbols")
 
 
-def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerTables) -> bytes:
+def encode_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], tables: IntegerTables, short: int = 0) -> bytes:
     """Code small parts, as :func:`encode_parts` takes them, for :class:`RowDecoder`.
 
     All symbols of a part go into one call, each with its own row of probabilities, where :func:`encode_parts` takes one call a table:
     faster by far where a part holds few symbols of many tables, slower where it holds thousands of a few. Most such streams are short, so
     bytes of the last word that are zero are left out.
+
+    Args:
+        short: of each part, symbols of tables with at most so many entries come first, in a call of their own: rows are as long as the
+            longest table, and take time by their length.
     """
     flat = [(np.asarray(symbols, np.int64).reshape(-1), np.asarray(indexes).reshape(-1)) for symbols, indexes in parts]
     rows, lows, escapes = tables.rows
+    calls = [(symbols, indexes, rows) for symbols, indexes in flat]
+    if short:
+        calls = []
+        for symbols, indexes in flat:
+            few = escapes[indexes] < short
+            calls += [(symbols[few], indexes[few], tables.rows_of(short)), (symbols[~few], indexes[~few], rows)]
     coder = AnsCoder()
     waiting: list[tuple[np.ndarray, np.ndarray]] = []  # parts without escapes, the last one first: they go into one call
 
     def flush() -> None:
         if waiting:
             coded, indexes = (np.concatenate(each[::-1]) for each in zip(*waiting))
-            coder.encode_reverse(coded, FAMILY, rows[indexes])
+            coder.encode_reverse(coded, FAMILY, used[indexes])
             waiting.clear()
 
-    for symbols, indexes in reversed(flat):
+    used = rows
+    for symbols, indexes, wanted in reversed([call for call in calls if len(call[0])]):
         entries = symbols - lows[indexes]
         outside = (entries < 0) | (entries >= escapes[indexes])
-        if outside.any():
+        if outside.any() or wanted is not used:
             flush()
+            used = wanted
+        if outside.any():
             excess = entries[outside]
             _encode_excess(coder, np.where(excess < 0, -2 * excess - 1, 2 * (excess - escapes[indexes][outside])))
         waiting.append((np.where(outside, escapes[indexes], entries).astype(np.int32), indexes))
@@ -167,21 +180,34 @@ def _short(coder: AnsCoder) -> bytes:
 class RowDecoder(Decoder):
     """Undoes :func:`encode_rows` part by part."""
 
-    def __init__(self, data: bytes, tables: IntegerTables):
+    def __init__(self, data: bytes, tables: IntegerTables, short: int = 0):
         if data.endswith(b"\0"):
             raise CorruptStream("such a coded stream never ends in a zero byte")
         super().__init__(data + bytes(-len(data) % 4), tables)
+        self.short = short
 
     def take(self, indexes: np.ndarray) -> np.ndarray:
         rows, lows, escapes = self.tables.rows
         indexes = np.asarray(indexes)
         flat = indexes.reshape(-1)
-        symbols = self._coder.decode(FAMILY, rows[flat])
-        outside = symbols == escapes[flat]
-        if outside.any():
-            return self._with_excess(symbols, outside, lows[flat], escapes[flat]).reshape(indexes.shape)
-        symbols += lows[flat]
+        if not self.short:
+            return self._taken(flat, rows, lows[flat], escapes[flat]).reshape(indexes.shape)
+        ends, starts = escapes[flat], lows[flat]
+        few = ends < self.short
+        symbols = np.empty(len(flat), np.int64)
+        for chosen, each in ((few, self.tables.rows_of(self.short)), (~few, rows)):
+            places = chosen.nonzero()[0]
+            if len(places):
+                symbols[places] = self._taken(flat[places], each, starts[places], ends[places])
         return symbols.reshape(indexes.shape)
+
+    def _taken(self, indexes: np.ndarray, rows: np.ndarray, lows: np.ndarray, escapes: np.ndarray) -> np.ndarray:
+        symbols = self._coder.decode(FAMILY, rows[indexes])
+        outside = symbols == escapes
+        if outside.any():
+            return self._with_excess(symbols, outside, lows, escapes)
+        symbols += lows
+        return symbols
 
     def _with_excess(self, symbols: np.ndarray, outside: np.ndarray, lows: np.ndarray, escapes: np.ndarray) -> np.ndarray:
         """Symbols of which some are escapes, and what follows these."""

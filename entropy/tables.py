@@ -18,7 +18,7 @@ PRECISION = 16  # bits: frequencies of one table sum to 2^16
 MAX_EXCESS_BITS = 33  # of an escaped int32's distance from its table, sign folded in
 MAX_LOW = 2**20  # magnitude of a table's first symbol; int32 symbols' distances from it may wrap around, but never onto an entry
 MAX_ENTRIES = 4097  # of one table, the escape included; keeps the smallest frequency at a sensible distance from the total
-CACHES = ("arrays", "coders", "rows", "most_saved", "_costs")  # of IntegerTables, made on first use
+CACHES = ("arrays", "coders", "rows", "_rows_of", "most_saved", "_costs")  # of IntegerTables, made on first use
 
 
 class Table(NamedTuple):
@@ -123,15 +123,26 @@ class IntegerTables(nn.Module):
 
         Entries beyond a table's end take one unit of the coder's precision each, from the likeliest entry.
         """
+        lows = np.array([table.low for table in self.arrays], np.int32)
+        escapes = np.array([len(table.frequencies) - 1 for table in self.arrays], np.int32)
+        return self.rows_of(int(escapes.max()) + 1), lows, escapes
+
+    def rows_of(self, length: int) -> np.ndarray:
+        """Weights of the coder, (tables, length), of the tables that are no longer; zeros for the others."""
         from neuralcodec.entropy.rans import CODER_PRECISION
 
-        longest = max(len(table.frequencies) for table in self.arrays)
-        weights = np.zeros((len(self.arrays), longest))
-        for row, table in zip(weights, self.arrays):
-            row[: len(table.frequencies)] = table.frequencies * 2 ** (CODER_PRECISION - PRECISION) - 1
-            row[np.argmax(row)] -= longest - len(table.frequencies)
-        lows = np.array([table.low for table in self.arrays], np.int32)
-        return weights, lows, np.array([len(table.frequencies) - 1 for table in self.arrays], np.int32)
+        if length not in self._rows_of:
+            weights = np.zeros((len(self.arrays), length))
+            for row, table in zip(weights, self.arrays):
+                if len(table.frequencies) <= length:
+                    row[: len(table.frequencies)] = table.frequencies * 2 ** (CODER_PRECISION - PRECISION) - 1
+                    row[np.argmax(row)] -= length - len(table.frequencies)
+            self._rows_of[length] = weights
+        return self._rows_of[length]
+
+    @cached_property
+    def _rows_of(self) -> dict[int, np.ndarray]:
+        return {}
 
     def bits(self, symbols: Tensor, indexes: Tensor) -> Tensor:
         """What coding each symbol with its table costs, in bits; symbols outside their table cost the escape and its excess."""

@@ -15,10 +15,10 @@ from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save
 from neuralcodec.codecs.files import decode_signal, encode_signal, load
 from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_picture, encode_to_target
 from neuralcodec.codecs.image.overfitted import FittedPicture, Plan
-from neuralcodec.codecs.image.overfitted_context import NARROW, PARTS, WIDE, tables
 from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, State
 from neuralcodec.codecs.image.overfitted_function import PictureFunction
-from neuralcodec.codecs.image.overfitted_waves import GroupCoder
+from neuralcodec.codecs.image.overfitted_integers import NARROW, PARTS, WIDE, tables
+from neuralcodec.codecs.image.overfitted_waves import ScaleCoder, Source
 from neuralcodec.codecs.image.pictures import Picture
 from neuralcodec.codecs.image.targets import Target
 from neuralcodec.entropy import container
@@ -32,7 +32,7 @@ SMALL = {
         "knots": 2,
         "network": {
             "class_path": "neuralcodec.codecs.image.overfitted_bands.Bands",
-            "init_args": {"scales": 3, "hidden": 4, "chroma_hidden": 4, "restoration": 4},
+            "init_args": {"scales": 3, "hidden": 4, "chroma_hidden": 4, "restoration": [4, 3]},
         },
     },
 }
@@ -146,17 +146,19 @@ def test_the_estimate_is_what_the_file_takes():
 def test_contexts_in_integers_are_those_of_the_fit(codec):
     network = codec.network(20)
     latents = [torch.randint(-3, 4, (group.channels, group.height, group.width)).float() for group in network.groups(48, 40)]
+    groups = network.groups(48, 40)
+    active = [list(range(0, group.channels, 2)) for group in groups]
+    for latent, which in zip(latents, active):
+        latent[[channel for channel in range(len(latent)) if channel not in which]] = 0
     integers = [latent.int().numpy() for latent in latents]
-    for number, group in enumerate(network.groups(48, 40)):
-        context, parent, guide, scale = network._around(number, group, latents)
-        active = list(range(0, group.channels, 2))
-        shown = latents[number].clone()
-        shown[[channel for channel in range(group.channels) if channel not in active]] = 0
-        with torch.no_grad():
-            bits = float(context.bits(shown, parent, guide, scale, active, group.tables.last)[0])
-        planes = [*integers[:number], shown.int().numpy()]
-        coder = network._coder(number, active, planes)[1]
-        symbols, indexes = (np.concatenate(part) for part in zip(*coder.encode(planes[-1])))
+    for numbers in network._together():
+        bits = 0.0
+        for number in numbers:
+            context, parent, guide, scale = network._around(number, groups[number], latents)
+            with torch.no_grad():
+                bits += float(context.bits(latents[number], parent, guide, scale, active[number], groups[number].tables.last)[0])
+        group, coder = network._coder(numbers, active, integers)
+        symbols, indexes = (np.concatenate(part) for part in zip(*coder.encode([integers[number] for number in numbers])))
         real = float(tables(group.tables).bits(torch.from_numpy(symbols), torch.from_numpy(indexes)).sum())
         assert real == pytest.approx(bits, rel=0.02)
 
@@ -175,16 +177,17 @@ def test_tables_follow_the_distribution(kind):
 def test_a_position_sees_nothing_that_is_decoded_later(codec):
     """Whatever follows it in the order of the waves may change without any table before it changing."""
     network = codec.network(20)
-    shape = (3, 12, 10)
-    values = np.random.default_rng(0).integers(-3, 4, shape).astype(np.int32)
-    parent = np.zeros((3, 6, 5), np.int32)
-    coder = GroupCoder(network.luma.integer(), 0, NARROW, [0, 1, 2], 12, 10, parent, None)
-    parts = coder.encode(values)
-    time_of = np.array([[[4 * band + 2 * row + column for column in range(10)] for row in range(12)] for band in range(3)])
+    random = np.random.default_rng(0)
+    values = random.integers(-3, 4, (9, 12, 10)).astype(np.int32)
+    parents = random.integers(-3, 4, (9, 6, 5)).astype(np.int32)
+    sources = [Source(network.luma, 0, range(3), parents[:3]), Source(network.chroma, 0, range(6), parents[3:])]
+    coder = ScaleCoder(sources, NARROW, 12, 10)
+    parts = coder.encode((values[:3], values[3:]))
+    time_of = np.array([[[4 * band + 2 * row + column for column in range(10)] for row in range(12)] for band in range(9)])
     assert [len(symbols) for symbols, _ in parts] == np.bincount(time_of.reshape(-1)).tolist()
-    for moment in (3, 17, 30):
+    for moment in (3, 17, 30, 50):
         changed = np.where(time_of >= moment, values + 1, values)
-        for (_, before), (_, after) in list(zip(parts, coder.encode(changed)))[: moment + 1]:
+        for (_, before), (_, after) in list(zip(parts, coder.encode((changed[:3], changed[3:]))))[: moment + 1]:
             assert (before == after).all()
 
 

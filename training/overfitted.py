@@ -32,6 +32,7 @@ SPEC = {
     "init_args": {"knots": 5, "network": {"class_path": "neuralcodec.codecs.image.overfitted_bands.Bands", "init_args": {}}},
 }
 LARGEST_GRADIENT = 10.0
+FASTER = {"restore": 3.0}  # than in a fit; a synthesis that learns ten times as fast loses its inverse, and bytes by an eighth
 PLAIN = 0.06  # standard deviation of pixels below which a picture teaches little
 
 
@@ -91,7 +92,10 @@ def crops(files: Sequence[Path], side: int) -> Iterator[Tensor]:
 def train(network: Bands, pictures: Iterator[Tensor], lmbda: float, options: argparse.Namespace) -> None:
     """Adam on the function, a piece a step; each piece's latents as in a fit."""
     network.requires_grad_(True)
-    groups = [{"params": [parameter], "speed": network.speed(name)} for name, parameter in network.named_parameters()]
+    groups = []
+    for name, parameter in network.named_parameters():
+        faster = math.prod(factor for known, factor in FASTER.items() if known in name)
+        groups.append({"params": [parameter], "speed": network.speed(name) * faster})
     optimiser = torch.optim.Adam(groups, options.rate, BETAS)
     fits: list[Fit] = []
     costs: list[float] = []

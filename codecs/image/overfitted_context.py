@@ -1,14 +1,14 @@
-"""Probabilities of subbands' integers from those decoded before, by small networks of integer arithmetic; decoded in waves.
+"""Probabilities of subbands' integers from those decoded before, by small networks: what a fit sees of them, and where their inputs are.
 
     own band, left of and above the position ────┐
     bands before it in the group, all around ────┼──magnitudes──► two hidden layers ──► scale index, mean ──► Laplace table
     same band of the coarser scale, all around ──┤
     same band of luma (for chroma), all around ──┘
 
-A group is the bands of one scale that are decoded together. A position needs its own row to the left, the rows above up to one column (two,
+All bands of a scale are decoded together. A position needs its own row to the left, the rows above up to one column (two,
 for the row after next) to the right, and earlier bands up to one row below. So everything with the same ``column + 2 row + 4 band`` can be
-decoded at once: the context of a full raster order in ``columns + 2 rows + 4 bands`` steps. A step is one gather, three products of small
-matrices and one call of the coder. Encoding runs the same integers over all positions together.
+decoded at once (:mod:`~neuralcodec.codecs.image.overfitted_waves`): the context of a full raster order in ``columns + 2 rows + 4 bands``
+steps. Encoding runs the same integers (:mod:`~neuralcodec.codecs.image.overfitted_integers`) over all positions together.
 
 Networks over causal neighbours: Ladune et al. 2023 (Cool-chic), https://arxiv.org/abs/2212.05458; Kim et al. 2023 (C3),
 https://arxiv.org/abs/2312.02753. Wavefronts: as in HEVC (Chi et al. 2012, https://doi.org/10.1109/TCSVT.2012.2221255), by pixel instead of
@@ -20,17 +20,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from decimal import Decimal, localcontext
-from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.entropy.laplace import INDEX_PER_NAT, MOST_BITS, NARROWEST, SCALES, TAIL, WIDEST
-from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
+from neuralcodec.entropy.laplace import INDEX_PER_NAT, MOST_BITS, NARROWEST
 
 OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2))  # (rows, columns) from a position
 SIGNED = 4  # of these, whose values are inputs besides their magnitudes
@@ -38,27 +34,10 @@ AROUND = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 BEFORE = 2  # bands of the group that are looked at, at most
 LAG = 4  # steps that a band is behind the one before
 PADDING = (2, 2, 2, 1)  # left, right, top, bottom: what neighbours reach beyond a band
-
-PARTS = 8  # of a step, in which means are told
 VALUE_SHIFT = 3  # values enter as eighths
 VALUE_LIMIT = 2**13
-INPUT_BITS, HIDDEN_BITS, WEIGHT_BITS = 5, 8, 12  # fractional bits
-WEIGHT_LIMIT = 2.0**4
-HIDDEN_LIMIT = 2**16 - 1
-OUTPUT_SHIFT = WEIGHT_BITS + HIDDEN_BITS - 3  # an output of 1 is eight scale indexes, or eight parts of a step
-INDEX_PER_OUTPUT = 8.0
-MEAN_LIMIT = 2**24  # parts of a step
+INDEX_PER_OUTPUT = 8.0  # an output of 1 is eight scale indexes
 BLOCK = 24576  # positions that are worked on at once: fewer are slower by what Python adds, more by what caches lack
-
-
-class Tables(NamedTuple):
-    """Which tables a group uses: those with a long reach take long to decode with, and are for groups of few symbols."""
-
-    last: int  # the largest scale index
-    reach: int  # symbols on either side of the mean
-
-
-NARROW, WIDE = Tables(46, 40), Tables(SCALES - 1, 255)
 
 
 class Place(NamedTuple):
@@ -248,6 +227,15 @@ class BandContext(nn.Module):
             found.append(inputs)
         return found
 
+    def seen(self, plane: int) -> tuple[str, int]:
+        """What one of :meth:`planes` holds, and of which channel."""
+        kinds = [("magnitude", self.channels), ("value", self.channels), ("zeros", 1), *[("parent", self.channels)] * self.parent]
+        for kind, count in kinds:
+            if plane < count:
+                return kind, plane
+            plane -= count
+        return "guide", plane
+
     def planes(self, values: Tensor, parent: Tensor | None, guide: Tensor | None) -> Tensor:
         """Everything that is looked at, stacked and padded with zeros: magnitudes, values, a plane of zeros, parents, guides.
 
@@ -286,117 +274,16 @@ class BandContext(nn.Module):
             self._windows[key] = Windows(planes.detach(), self.places(active), *values.shape[1:])
         return ContextBits.apply(planes, values[which].detach(), self._windows[key], last, *chosen)
 
-    def integer(self) -> IntegerContext:
-        return IntegerContext(self)
-
     def multiplications(self) -> int:
-        """Of one position of all bands."""
+        """Of one position of all bands; inputs that are zero as there is no such band take none."""
         weights = (self.first, self.second, self.last, self.skip)
-        return sum(weight.numel() for weight in weights)
-
-
-class IntegerContext:
-    """The arithmetic of a :class:`BandContext` in integers, held in float64: every sum stays below 2^53, and is exact in any order."""
-
-    def __init__(self, context: BandContext):
-        self.context = context
-
-        def integers(parameter: Tensor, bits: int) -> np.ndarray:
-            values = parameter.detach().cpu().numpy().astype(np.float64)
-            return np.rint(np.clip(values, -WEIGHT_LIMIT, WEIGHT_LIMIT) * 2.0**bits)
-
-        self.first = integers(context.first, WEIGHT_BITS)
-        self.first_bias = integers(context.first_bias, WEIGHT_BITS + INPUT_BITS)[..., 0]
-        self.second = integers(context.second, WEIGHT_BITS)
-        self.second_bias = integers(context.second_bias, WEIGHT_BITS + HIDDEN_BITS)[..., 0]
-        # Values as they enter have other fractional bits than hidden ones.
-        self.last = np.concatenate((integers(context.last, WEIGHT_BITS), np.zeros((context.channels, 2, SIGNED))), 2)
-        self.last[:, 1, -SIGNED:] = integers(context.skip, WEIGHT_BITS)[:, 0] * 2.0 ** (HIDDEN_BITS - INPUT_BITS)
-        self.last_bias = integers(context.last_bias, WEIGHT_BITS + HIDDEN_BITS)[..., 0]
-
-    def hidden(self, total: np.ndarray, shift: int) -> np.ndarray:
-        """In place: ``total / 2^shift``, rounded half up, at least 0."""
-        total *= 2.0**-shift
-        total += 0.5
-        np.floor(total, out=total)
-        np.minimum(total, HIDDEN_LIMIT, out=total)  # np.clip takes five times as long on few numbers
-        return np.maximum(total, 0, out=total)
-
-    def outputs(
-        self, first: np.ndarray, values: np.ndarray, scale: int, bands: Sequence[tuple[int, slice]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scale index and mean in parts of a step, both (positions,).
-
-        Args:
-            first: sums of the first layer, (positions, hidden); overwritten.
-            values: the first inputs, (positions, SIGNED).
-            bands: which positions are whose.
-        """
-        hidden = self.hidden(first, WEIGHT_BITS + INPUT_BITS - HIDDEN_BITS)
-        second = np.empty_like(hidden)
-        for band, part in bands:
-            np.matmul(hidden[part], self.second[band].T, out=second[part])
-            second[part] += self.second_bias[band]
-        both = np.concatenate((self.hidden(second, WEIGHT_BITS), values), 1)
-        out = np.empty((len(first), 2))
-        for band, part in bands:
-            np.matmul(both[part], self.last[band].T, out=out[part])
-            out[part] += self.last_bias[scale, band]
-        out *= 2.0**-OUTPUT_SHIFT
-        out += 0.5
-        np.floor(out, out=out)
-        return out[:, 0], out[:, 1]
+        missing = sum(len(AROUND) * (BEFORE - len(each)) for each in self.before)
+        return sum(weight.numel() for weight in weights) - missing * self.first.shape[1]
 
 
 def magnitude(values: Tensor) -> Tensor:
     """log₂(1 + |value|)."""
     return torch.log2(1 + values.abs())
-
-
-@cache
-def magnitudes() -> np.ndarray:
-    """The same of 0 … VALUE_LIMIT in integers of ``INPUT_BITS`` fractional bits, as float64."""
-    exact = np.log2(1 + np.arange(VALUE_LIMIT + 1, dtype=np.float64)) * 2**INPUT_BITS
-    assert np.abs(exact % 1 - 0.5).min() > 1e-6  # no rounding is so close that two libraries could disagree
-    return np.rint(exact)
-
-
-@cache
-def tables(kind: Tables) -> IntegerTables:
-    """Laplace tables around every part of a step: table ``index · PARTS + part`` for the mean ``part / PARTS - 1/2``."""
-    every = IntegerTables((kind.last + 1) * PARTS)
-    with localcontext() as context:
-        context.prec = 40
-        one, unit, half = Decimal(1), Decimal(2**44), Decimal("0.5")
-        ratio = (Decimal(WIDEST) / Decimal(NARROWEST)).ln() / (SCALES - 1)
-        made = []
-        for index in range(kind.last + 1):
-            rate = Decimal(2).sqrt() / (Decimal(NARROWEST) * (ratio * index).exp())
-            fall = (-rate).exp()
-            for part in range(PARTS):
-                mean = Decimal(part) / PARTS - half
-                sides = []
-                for sign in (1, -1):
-                    tail = half * (-rate * (half - sign * mean)).exp()  # beyond the interval around zero
-                    masses = []
-                    for _ in range(kind.reach):
-                        if tail < Decimal(TAIL):
-                            break
-                        masses.append(tail * (one - fall))
-                        tail *= fall
-                    sides.append((masses, tail))
-                (right, beyond), (left, below) = sides
-                centre = one - sum(right) - sum(left) - beyond - below
-                weights = [*left[::-1], centre, *right, beyond + below]
-                made.append(Table(-len(left), quantize_probabilities(np.array([int(mass * unit) for mass in weights], dtype=np.float64))))
-    every.set(made)
-    return every
-
-
-def named(index: np.ndarray, mean: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tables of scale indexes and means in parts of a step, and the integers to subtract from symbols."""
-    parts = np.maximum(np.minimum(mean, MEAN_LIMIT), -MEAN_LIMIT).astype(np.int32) + PARTS // 2
-    return np.maximum(np.minimum(index, last), 0).astype(np.int32) * PARTS + (parts & PARTS - 1), parts >> PARTS.bit_length() - 1
 
 
 def _doubled(plane: Tensor, height: int, width: int) -> Tensor:

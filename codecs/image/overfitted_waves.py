@@ -1,160 +1,175 @@
-"""Groups of bands ⇄ bytes, in waves: every position with the same ``column + 2 row + 4 band`` at once.
+"""Bands of a scale ⇄ bytes, in waves: every position with the same ``column + 2 row + 4 band`` at once.
 
-Planes are kept skewed: row ``column + 2 row`` of the skewed plane holds, in column ``row``, a position of the band. A neighbour is then
-at a fixed distance in memory, whatever the step, and the context of a step is one gather.
+What is decoded is kept skewed: in the row of a step, and in column ``row + 2 band``. What a step decodes is then a piece of a row, the
+same one for every band; a neighbour is at a fixed distance in memory, whatever the step; and a step's context is pieces of other rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-from neuralcodec.codecs.image.overfitted_context import (
-    INPUT_BITS,
-    LAG,
-    PADDING,
-    PARTS,
-    SIGNED,
-    VALUE_LIMIT,
-    VALUE_SHIFT,
-    BandContext,
-    IntegerContext,
-    Place,
-    Tables,
-    magnitudes,
-    named,
-    tables,
-)
+from neuralcodec.codecs.image.overfitted_context import LAG, PADDING, VALUE_LIMIT, BandContext, Place
+from neuralcodec.codecs.image.overfitted_integers import PARTS, VALUE_SCALE, IntegerContext, Tables, magnitudes, named, tables
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 from neuralcodec.entropy.rans import RowDecoder
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
-LEFT, ABOVE, REACH = 5, 2, 8  # of skewed planes: steps before the first, rows before the first, and steps in all that neighbours add
+BEHIND = LAG // 2  # columns of the skewed memory by which a band is behind the one before
+ABOVE, BELOW, EARLIER, LATER = 3, 2, 6, 3  # what neighbours add to it: columns, and rows
 POSITIONS = 2**15  # whose contexts are worked out at once, when encoding
 
 Part = tuple[np.ndarray, np.ndarray]  # symbols, tables
 
 
-class GroupCoder:
-    """One group of bands, of ``active`` ones, the others being zero.
+class Source(NamedTuple):
+    """Some bands of one kind at a scale.
 
-    Args:
-        context: of this kind of group.
-        scale: number of its biases.
-        kind: of the tables.
-        parent, guide: decoded already, (channels, rows, columns) of integers; see :meth:`BandContext.planes`.
+    Attributes:
+        scale: number of the context's biases.
+        active: those of its bands that are not zero everywhere.
+        parent: of the coarser scale, (channels, ⌈rows/2⌉, ⌈columns/2⌉) integers, where there is one.
     """
 
-    def __init__(
-        self,
-        context: IntegerContext,
-        scale: int,
-        kind: Tables,
-        active: Sequence[int],
-        height: int,
-        width: int,
-        parent: np.ndarray | None,
-        guide: np.ndarray | None,
-    ):
-        self.context, self.scale, self.kind, self.active = context, scale, kind, list(active)
-        self.height, self.width = height, width
-        module: BandContext = context.context
-        self.places = module.places(active)
-        self.channels = module.channels
-        known = []
-        if module.parent:
-            assert parent is not None
-            known.append(np.repeat(np.repeat(_magnitude(parent), 2, 1), 2, 2)[:, :height, :width])
-        if module.guide:
-            assert guide is not None
-            known.append(_magnitude(guide))
-        self.known = _padded(np.concatenate(known) if known else np.zeros((0, height, width)))
-        self.unknown = 2 * self.channels + 1  # planes that are decoded on the way, and one of zeros
-        when = 2 * np.arange(height)[:, None] + np.arange(width)  # step of each position
-        self.when = when.reshape(-1).astype(np.int32)
+    context: BandContext
+    scale: int
+    active: Sequence[int]
+    parent: np.ndarray | None
 
-    def encode(self, values: np.ndarray) -> list[Part]:
-        """
+
+class ScaleCoder:
+    """All bands of one scale: luma, then chroma, whose guide luma is; or the low bands.
+
+    Args:
+        kind: of the tables.
+    """
+
+    def __init__(self, sources: Sequence[Source], kind: Tables, height: int, width: int):
+        self.sources, self.kind = sources, kind
+        self.height, self.width = height, width
+        self.count = sum(len(source.active) for source in sources)
+
+    def encode(self, values: Sequence[np.ndarray]) -> list[Part]:
+        """One part a step.
+
         Args:
-            values: (channels, rows, columns) of integers.
+            values: (channels, rows, columns) of integers, of each source.
         """
-        clipped = np.clip(values, -VALUE_LIMIT, VALUE_LIMIT)
-        own = [_magnitude(values), clipped * 2.0 ** (INPUT_BITS - VALUE_SHIFT), np.zeros((1, self.height, self.width))]
-        planes = np.concatenate((_padded(np.concatenate(own)), self.known))
         symbols, indexes = [], []
         block = max(1, POSITIONS // self.width)
-        for number, channel in enumerate(self.active):
-            for top in range(0, self.height, block):
-                rows = min(block, self.height - top)
-                x = np.stack([_window(planes, place, top, rows, self.width).reshape(-1) for place in self.places[number]], 1)
-                first = x @ self.context.first[channel].T + self.context.first_bias[self.scale, channel]
-                index, mean = self.context.outputs(first, x[:, :SIGNED], self.scale, [(channel, slice(None))])
-                table, whole = named(index, mean, self.kind.last)
-                symbols.append(values[channel, top : top + rows].reshape(-1).astype(np.int64) - whole)
-                indexes.append(table)
-        order, edges = self._steps()
-        ordered = (np.concatenate(symbols)[order], np.concatenate(indexes)[order])
-        return [(ordered[0][step[0] : step[-1]], ordered[1][step[0] : step[-1]]) for step in edges if step[0] < step[-1]]
-
-    def decode(self, decoder: RowDecoder) -> np.ndarray:
-        """The values that :meth:`encode` was given, int32."""
-        stride = self.height + ABOVE + 1
-        size = (self.width + 2 * self.height - 2 + REACH) * stride
-        state = np.zeros((self.unknown + 1) * size)  # one plane more, so that no neighbour is beyond the end
-        found = np.zeros(self.channels * size, np.int32)
-        context, lookup = self.context, magnitudes()
-        moving = [[place for place in places if place.plane < self.unknown] for places in self.places]
-        offsets = np.array(
-            [[place.plane * size + (place.column + 2 * place.row) * stride + place.row for place in each] for each in moving]
-        )
-        first = [np.ascontiguousarray(context.first[channel][:, : offsets.shape[1]].T) for channel in self.active]
-        place = (self.when + LEFT) * stride + np.repeat(np.arange(self.height), self.width) + ABOVE
-        order, edges = self._steps()
-        bands, places = np.divmod(order, len(place))
-        base = place[places]
-        target = base + np.array(self.active)[bands] * size
-        known = self._known_sums(bands, places)
-        for step in edges:
-            here = slice(step[0], step[-1])
-            spans = enumerate(pairwise(step))
-            parts = [(band, slice(low - step[0], high - step[0])) for band, (low, high) in spans if low < high]
-            x = state.take(base[here, None] + offsets[bands[here]])
-            sums = known[here]
-            for band, part in parts:
-                sums[part] += x[part] @ first[band]
-            index, mean = context.outputs(sums, x[:, :SIGNED], self.scale, [(self.active[band], part) for band, part in parts])
-            table, whole = named(index, mean, self.kind.last)
-            symbols = np.add(decoder.take(table), whole, dtype=np.int64)
-            clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
-            to = target[here]
-            state[to] = lookup[np.abs(clipped)]
-            state[to + self.channels * size] = clipped * 2.0 ** (INPUT_BITS - VALUE_SHIFT)
-            found[to] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
-        return found.reshape(self.channels, size)[:, place].reshape(self.channels, self.height, self.width)
-
-    def _steps(self) -> tuple[np.ndarray, list[list[int]]]:
-        """Positions of all bands, one band after another, in the order of decoding; and where each band of each step starts there."""
-        count = len(self.active)
-        times = (self.when + LAG * np.arange(count, dtype=np.int32)[:, None]).reshape(-1)
+        for source, own in zip(self.sources, values):
+            planes = [_magnitude(own), np.clip(own, -VALUE_LIMIT, VALUE_LIMIT) * VALUE_SCALE, np.zeros((1, self.height, self.width))]
+            if source.context.parent:
+                parent = np.zeros_like(own) if source.parent is None else source.parent
+                planes.append(_doubled(_magnitude(parent), self.height, self.width))
+            if source.context.guide:
+                planes.append(_magnitude(values[0]))
+            left, right, top, bottom = PADDING
+            padded = np.pad(np.concatenate(planes), ((0, 0), (top, bottom), (left, right)))
+            for channel, places in zip(source.active, source.context.places(source.active)):
+                context = IntegerContext(source.context, source.scale, [channel])
+                for row in range(0, self.height, block):
+                    rows = min(block, self.height - row)
+                    x = np.stack([_window(padded, place, row, rows, self.width).reshape(-1) for place in places])
+                    table, whole = named(context(x[None]), self.kind.last)
+                    symbols.append(own[channel, row : row + rows].reshape(-1).astype(np.int64) - whole[0])
+                    indexes.append(table[0])
+        times = np.add.outer(LAG * np.arange(self.count), np.add.outer(2 * np.arange(self.height), np.arange(self.width))).reshape(-1)
         order = np.argsort(times, kind="stable")
-        both = times[order] * np.int64(count) + order // len(self.when)
-        edges = np.searchsorted(both, np.arange((int(times.max()) + 1) * count + 1)).tolist()
-        return order, [edges[step * count : (step + 1) * count + 1] for step in range(int(times.max()) + 1)]
+        ordered, named_ = (np.concatenate(each)[order] for each in (symbols, indexes))
+        edges = np.cumsum(np.bincount(times))[:-1]
+        return list(zip(np.split(ordered, edges), np.split(named_, edges)))
 
-    def _known_sums(self, bands: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """What the first layers make of parents and guides, and their biases: (positions in the order of decoding, hidden)."""
-        context = self.context
-        total = context.first_bias[self.scale, self.active][bands]
-        for number, channel in enumerate(self.active):
-            places = [place._replace(plane=place.plane - self.unknown) for place in self.places[number] if place.plane >= self.unknown]
-            if places:
-                seen = np.stack([_window(self.known, place, 0, self.height, self.width).reshape(-1) for place in places])
-                here = bands == number
-                total[here] += (context.first[channel][:, -len(places) :] @ seen).T[positions[here]]
-        return total
+    def decode(self, decoder: RowDecoder) -> list[np.ndarray]:
+        """The values that :meth:`encode` was given, int32."""
+        lag = BEHIND * (self.count - 1)
+        columns = self.height + lag + ABOVE + BELOW
+        steps = self.width + 2 * (self.height + lag - 1)
+        parents = sum(len(source.active) for source in self.sources if source.parent is not None)
+        planes = 2 * self.count + parents + 1  # magnitudes, values, parents, zeros
+        row = planes * columns
+        early = LAG * (self.count - 1) + EARLIER
+        memory = np.zeros((early + steps + LATER) * row, np.float32)
+        found = np.zeros((steps, self.count, columns), np.int32)
+        start = early * row + ABOVE  # of the first position
+        contexts, distances = self._contexts(memory, start, row, columns)
+        state = memory.reshape(-1, planes, columns)
+        lookup = magnitudes().astype(np.float32)
+        bands = np.arange(self.count)[:, None]
+        for step in range(steps):
+            low, high = max(0, (step - self.width + 2) // 2), min(self.height + lag, step // 2 + 1)
+            length = high - low
+            if length <= 0:
+                continue
+            pieces = np.ndarray((len(memory) - length + 1, length), np.float32, memory, 0, (4, 4))  # by where they begin
+            here = start + step * row + low
+            out = [context(pieces[here + distance].astype(np.float64)) for context, distance in zip(contexts, distances)]
+            table, whole = named(np.concatenate(out) if len(out) > 1 else out[0], self.kind.last)
+            if low < lag or high > self.height:  # positions that not all bands have
+                places = np.arange(low, high) - BEHIND * bands
+                there = (places >= 0) & (places < self.height)
+                symbols = np.zeros(table.shape, np.int64)
+                symbols[there] = np.add(decoder.take(table[there]), whole[there], dtype=np.int64)
+            else:
+                symbols = np.add(decoder.take(table), whole, dtype=np.int64)
+            clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
+            to = state[early + step, :, ABOVE + low : ABOVE + high]
+            to[: self.count] = lookup[np.abs(clipped)]
+            to[self.count : 2 * self.count] = clipped * VALUE_SCALE
+            found[step, :, low:high] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
+        return self._unskewed(found)
+
+    def _contexts(self, memory: np.ndarray, start: int, row: int, columns: int) -> tuple[list[IntegerContext], list[np.ndarray]]:
+        """Of each source; and where its bands' inputs begin, seen from where a step does, (bands, inputs). Puts parents into memory."""
+        contexts, distances = [], []
+        luma = {channel: number for number, channel in enumerate(self.sources[0].active)}
+        band, parent, zeros = 0, 2 * self.count, row - columns
+        for source in self.sources:
+            if not source.active:
+                continue
+            own = {channel: band + number for number, channel in enumerate(source.active)}
+            if source.parent is not None:
+                known = _doubled(_magnitude(source.parent[list(source.active)]), self.height, self.width)
+                for number, plane in enumerate(known):
+                    begin = start + (parent + number) * columns + (band + number) * (LAG * row + BEHIND)
+                    as_strided(memory[begin:], plane.shape, (4 * (2 * row + 1), 4 * row))[:] = plane
+            found = []
+            for number, (channel, places) in enumerate(zip(source.active, source.context.places(source.active))):
+                inputs = []
+                for place in places:
+                    kind, of = source.context.seen(place.plane)
+                    move = (place.column + 2 * place.row) * row + place.row
+                    there = {"magnitude": own, "value": own, "guide": luma}.get(kind, {}).get(of)
+                    if kind == "parent" and source.parent is not None:
+                        inputs.append((parent + number) * columns + move)
+                    elif there is not None:
+                        plane = there + self.count * (kind == "value")
+                        inputs.append(plane * columns + move - (own[channel] - there) * (LAG * row + BEHIND))
+                    else:
+                        inputs.append(zeros)
+                found.append(inputs)
+            contexts.append(IntegerContext(source.context, source.scale, source.active))
+            distances.append(np.array(found))
+            band += len(source.active)
+            parent += len(source.active) if source.parent is not None else 0
+        return contexts, distances
+
+    def _unskewed(self, found: np.ndarray) -> list[np.ndarray]:
+        """What was found, (steps, bands, columns), as the sources have it."""
+        count, columns = found.shape[1:]
+        result, band = [], 0
+        for source in self.sources:
+            result.append(np.zeros((source.context.channels, self.height, self.width), np.int32))
+            for channel in source.active:
+                flat = found.reshape(-1)[band * (LAG * count * columns + columns + BEHIND) :]
+                shape, strides = (self.height, self.width), (4 * (2 * count * columns + 1), 4 * count * columns)
+                result[-1][channel] = as_strided(flat, shape, strides)
+                band += 1
+        return result
 
 
 def flags_table() -> Table:
@@ -174,9 +189,8 @@ def _magnitude(values: np.ndarray) -> np.ndarray:
     return magnitudes()[np.minimum(np.abs(values), VALUE_LIMIT).astype(np.int64)]
 
 
-def _padded(planes: np.ndarray) -> np.ndarray:
-    left, right, top, bottom = PADDING
-    return np.pad(planes, ((0, 0), (top, bottom), (left, right)))
+def _doubled(planes: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.repeat(np.repeat(planes, 2, 1), 2, 2)[:, :height, :width]
 
 
 def _window(planes: np.ndarray, place: Place, top: int, height: int, width: int) -> np.ndarray:
@@ -185,4 +199,4 @@ def _window(planes: np.ndarray, place: Place, top: int, height: int, width: int)
     return planes[place.plane, first : first + height, left : left + width]
 
 
-__all__ = ["GroupCoder", "with_flags"]
+__all__ = ["ScaleCoder", "Source", "with_flags"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.video import files, outputs
 from neuralcodec.datasets.video import Clip
 from neuralcodec.train import main
@@ -45,6 +46,6 @@ def test_clips_of_several_groups_are_refused(film, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     assert run("--config", "video/hnerv", "--data.clip", tmp_path / "none.y4m") == 1
     config = tmp_path / "small.yaml"
-    config.write_text(Path(files.CONFIGS["video/tiny"]).read_text().replace("group: 32", "group: 2"))
+    config.write_text(CONFIGS["video/tiny"].read_text().replace("group: 32", "group: 2"))
     assert run("--config", config, "--data.clip", film) == 1
     assert "one group of at most 2 pictures" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from neuralcodec.codecs.audio.files import decode_sound, encode_sound, to_tensor
 from neuralcodec.codecs.base import Codec, CodecError
 from neuralcodec.codecs.files import Coded, decode_signal, encode_signal
 from neuralcodec.codecs.video.files import decode_clip, encode_clip
-from neuralcodec.codecs.video.fitted import FittedVideo
+from neuralcodec.codecs.video.groups import VideoCodec
 from neuralcodec.datasets import audio, folders, images, video
 from neuralcodec.eval.results import Dataset, Item
 
@@ -301,11 +301,11 @@ class Videos(Modality):
         return (*signal.y.shape, signal.bits)
 
     def encode(self, codec: Codec, signal: video.Clip, level: float) -> Coded:
-        assert isinstance(codec, FittedVideo)
+        assert isinstance(codec, VideoCodec)
         return Coded(encode_clip(codec, signal, level), {})
 
     def decode(self, codec: Codec, data: bytes) -> tuple[video.Clip, Mapping[str, Tensor]]:
-        return decode_clip(data), {}
+        return decode_clip(data, candidates=[codec]), {}
 
 
 MODALITIES: dict[str, type[Modality]] = {modality.name: modality for modality in (Images, Sounds, Videos)}

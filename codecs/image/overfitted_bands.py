@@ -43,8 +43,8 @@ class Sensitivity(NamedTuple):
     speed: float  # factor on the learning rate
 
 
-# By what is in the names of weights: those that all pixels depend on. Steps do not move: with integers as they are, their slope has the error
-# in it but no bits, and makes them too fine (those trained so were best 13 % coarser at level 31.5, by 0.4 % of R + λD, and 20 % at 47.25).
+# By what is in the names of weights: those that all pixels depend on. Steps do not move: with integers as they are, their slope holds the
+# error but no bits, and makes them too fine (those trained so were best 13 % coarser at level 31.5, by 0.4 % of R + λD, and 20 % at 47.25).
 SENSITIVE = {
     "gain": Sensitivity(2**-6, 0.0),
     "colour": Sensitivity(2**-10, 0.1),

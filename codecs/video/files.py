@@ -92,7 +92,7 @@ def encode_clip(
     if isinstance(codec, FittedVideo):
         compressed = codec.compress(pack(clip), level, plan, report, size, checkpoint, known)
     else:
-        compressed = codec.compress(pack(clip), level, report=report)
+        compressed = codec.compress(pack(clip).to(next(codec.parameters()).device), level, report=report)
     return to_file(codec, clip, level, compressed.streams, sound)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuralcodec.codecs.base import Compressed, Decompressed
+from neuralcodec.codecs.base import Compressed
 from neuralcodec.codecs.video.checkpoint import Checkpoint
 from neuralcodec.codecs.video.fit import DEFAULT, Fitting, Piece, Plan, Report, fitting, nothing, warmed
 from neuralcodec.codecs.video.groups import Group, VideoCodec, evenly
@@ -142,18 +142,6 @@ class FittedVideo(VideoCodec):
         if known is not None:
             known.lmbda = lmbda
         return Compressed(streams, symbols)
-
-    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
-        """
-        Args:
-            size: frames, height and width of luma.
-        """
-        pictures: list[Tensor] = []
-        symbols: dict[str, Tensor] = {}
-        for piece, named in self.pieces(streams, size, level):
-            pictures.append(piece)
-            symbols |= named
-        return Decompressed(torch.cat(pictures)[None], symbols)
 
     def pieces(
         self, streams: Sequence[bytes], size: tuple[int, ...], level: float, begin: int = 0, end: int | None = None

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from neuralcodec.codecs.base import Codec, Compressed
+from neuralcodec.codecs.base import Codec, Compressed, Decompressed
 from neuralcodec.codecs.video.fit import Report, nothing
 
 
@@ -30,6 +31,18 @@ class VideoCodec(Codec):
             report: told how far it is.
         """
         raise NotImplementedError
+
+    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
+        """
+        Args:
+            size: frames, height and width of luma.
+        """
+        pictures: list[Tensor] = []
+        symbols: dict[str, Tensor] = {}
+        for piece, named in self.pieces(streams, size, level):
+            pictures.append(piece)
+            symbols |= named
+        return Decompressed(torch.cat(pictures)[None], symbols)
 
     def groups(self, frames: int) -> list[Group]:
         """Those of a clip, in order."""

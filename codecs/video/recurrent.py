@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.base import Compressed, Decompressed, Output
+from neuralcodec.codecs.base import Compressed, Output
 from neuralcodec.codecs.blocks import DepthwiseBlock, LappedFilter, LevelVectors, pad_to_multiple, zero
 from neuralcodec.codecs.image import hyper
 from neuralcodec.codecs.image.contexts import Quadtree
@@ -312,22 +312,9 @@ class RecurrentVideo(VideoCodec):
                     waiting = []
         return Compressed(streams, symbols)
 
-    def decompress(self, streams: Sequence[bytes], size: tuple[int, ...], level: float) -> Decompressed:
-        """
-        Args:
-            size: frames, height and width of luma.
-        """
-        pictures: list[Tensor] = []
-        symbols: dict[str, Tensor] = {}
-        for piece, named in self.pieces(streams, size, level):
-            pictures.append(piece)
-            symbols |= named
-        return Decompressed(torch.cat(pictures)[None], symbols)
-
     def pieces(
         self, streams: Sequence[bytes], size: tuple[int, ...], level: float, begin: int = 0, end: int | None = None
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Pictures of one group after the other, and their integers: of the groups that frames ``begin … end - 1`` are in."""
         frames, height, width = size
         groups = self.groups(frames)
         counts = [2 * len(_parts(group)) for group in groups]

@@ -518,7 +518,7 @@ def _weights_info(path: Path) -> dict:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    from neuralcodec.codecs import CONFIGS
+    from neuralcodec.codecs import CONFIGS, FITTED
 
     models: dict[str, dict] = {name: {"bytes": path.stat().st_size, "path": str(path)} for name, path in WEIGHTS.items()}
     if options.json:
@@ -527,10 +527,13 @@ def run_list(options: argparse.Namespace) -> int:
     print("models (encode --model NAME)")
     for name, model in models.items():
         print(f"  {name:<24} {model['bytes'] / 1e6:5.1f} MB")
-    print("configs (train fit --config NAME)")
-    for name, path in CONFIGS.items():
-        lines = [line.removeprefix("# ").strip() for line in path.read_text().splitlines() if line.startswith("# ")]
-        print(f"  {name:<24} {lines[1] if len(lines) > 1 else ''}")
+    texts = {name: path.read_text() for name, path in CONFIGS.items()}
+    for title, fitted in (("fitted to each signal (encode --model NAME)", True), ("configs (train fit --config NAME)", False)):
+        print(title)
+        for name, text in texts.items():
+            if (FITTED in text) == fitted:
+                lines = [line.removeprefix("# ").strip() for line in text.splitlines() if line.startswith("# ")]
+                print(f"  {name:<24} {lines[1] if len(lines) > 1 else ''}")
     return 0
 
 

@@ -13,6 +13,7 @@ PEERS = {  # prefix of a model's name: what makes a codec of the rest of it
     "fitted": "neuralcodec.codecs.fitted.timed",
     "compressai": "neuralcodec.codecs.image.peers.compressai",
 }
+FITTED = ".Fitted"  # what the classes of codecs are called that are fitted to each signal, in configs
 OVERFITTED = "image-overfitted"  # the model of --effort overfit
 # The weights that `encode` uses for a modality unless told otherwise, and `tokens`.
 DEFAULTS = {"image": "image-tiny", "audio": "speech-16k", "video": "video/tiny", "tokens": "speech-16k-tokens"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from neuralcodec.codecs import CONFIGS, OVERFITTED
+from neuralcodec.codecs import CONFIGS, FITTED, OVERFITTED
 from neuralcodec.codecs.base import Codec, CodecError, build, fingerprint
 from neuralcodec.entropy import container
 
@@ -48,7 +48,7 @@ def shipped() -> dict[bytes, str]:
     """Names of the shipped configs of such codecs, by fingerprint."""
     found: dict[bytes, str] = {}
     for name, path in CONFIGS.items():
-        if ".Fitted" in (text := path.read_text()):  # as all classes of such codecs are called
+        if FITTED in (text := path.read_text()):
             found[fingerprint(json.dumps(yaml.safe_load(text)["model"]["codec"], sort_keys=True), {})] = name
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,10 @@ def test_list_names_models_and_configs(capsys):
     assert main(["list", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"image/tiny", "image/factorized", "image/scale", "image/mean-scale"} <= set(report["configs"])
+    assert main(["list"]) == 0
+    _, fitted, trained = re.split(r"^(?=\w)", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    assert "encode --model" in fitted and "video/tiny" in fitted and "video/recurrent" not in fitted
+    assert "train fit" in trained and "image/tiny" in trained and "image/coin" not in trained
 
 
 def test_pipes_carry_pictures_and_files(tmp_path, picture_file, model):

@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from neuralcodec import codecs
 from neuralcodec.codecs import CONFIGS
 from neuralcodec.codecs.base import CodecError, build, load_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal
@@ -77,7 +78,7 @@ def logged() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-FITTED = [name for name, path in CONFIGS.items() if "Fitted" in path.read_text()]  # as a part of encoding
+FITTED = [name for name, path in CONFIGS.items() if codecs.FITTED in path.read_text()]  # as a part of encoding
 
 
 @pytest.mark.parametrize("config", [name for name in CONFIGS if name.startswith("image/") and name not in FITTED])

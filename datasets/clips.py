@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from neuralcodec.datasets import colour
 from neuralcodec.datasets.images import PackedImages
 from neuralcodec.datasets.packed import Packed
+from neuralcodec.datasets.sounds import spread
 from neuralcodec.datasets.video import Clip, find_clips, read_clip
 
 RATE, MATRIX = Fraction(25), "bt601"  # of folders of pictures, which say neither
@@ -185,13 +186,15 @@ class WholeClips(Dataset):
     """The first frames of clips, to validate on.
 
     Args:
+        limit: how many clips, spread evenly over the sorted names.
         crop: width and height of the middle of each, at most.
     """
 
     def __init__(self, place: str | Path, frames: int = 8, limit: int | None = None, crop: tuple[int, int] = (416, 240)):
-        self.files = find_clips(place)[1][:limit]
-        if not self.files:
+        files = find_clips(place)[1]
+        if not files:
             raise FileNotFoundError(f"no clips in {place}")
+        self.files = files if limit is None else spread(files, limit)
         self.frames, self.crop = frames, crop
 
     def __len__(self) -> int:

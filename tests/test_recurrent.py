@@ -213,7 +213,8 @@ def test_a_config_trains_exports_and_codes(tmp_path: Path, monkeypatch, clip):
     assert train(["fit", "--config", "mine.yaml"]) == 0
     (log,) = Path("runs").rglob("metrics.csv")
     assert {"bpp_first_y", "bpp_z", "psnr_gain", "val_loss"} <= set(log.read_text().splitlines()[0].split(","))
-    export("runs/checkpoints/last.ckpt", "out.safetensors")
+    plain = export("runs/checkpoints/last.ckpt", "out.safetensors")
+    assert export("runs/checkpoints/last.ckpt", "out.safetensors", calibrate="film.y4m") != plain
     model = load_weights("out.safetensors")
     assert isinstance(model, RecurrentVideo)
     assert files.decode_clip(files.encode_clip(model, clip.first(2), 40), candidates=[model]).y.shape == (2, 66, 90)

@@ -12,6 +12,7 @@ from neuralcodec.codecs.base import Codec, CodecError, build, first_line, save_w
 
 CALIBRATION_SOUNDS = 48
 CALIBRATION_SECONDS = 10.0  # of each
+CALIBRATION_CLIPS, CALIBRATION_FRAMES = 12, 8
 
 
 def export(
@@ -21,7 +22,7 @@ def export(
 
     Args:
         metadata: text to keep in the file.
-        calibrate: a folder of training images or sounds whose coded symbols shape the probability tables; without it, those are the
+        calibrate: a folder of training images, sounds or clips whose coded symbols shape the probability tables; without it, those are the
             model's own.
 
     Returns:
@@ -47,10 +48,10 @@ def export(
 
 
 def examples(codec: Codec, folder: str | Path) -> list[Tensor]:
-    """What a codec is calibrated on: the middles of images, or the beginnings of sounds, spread evenly over a folder; (1, C, …) each.
+    """What a codec is calibrated on: the middles of images, or the beginnings of sounds or clips, spread evenly over a folder; (1, …) each.
 
     Raises:
-        CodecError: a file that is not readable, or no rule for the codec's modality.
+        CodecError: a file that is not readable.
     """
     if codec.modality == "image":
         from neuralcodec.datasets.folders import resolve_folder
@@ -66,7 +67,14 @@ def examples(codec: Codec, folder: str | Path) -> list[Tensor]:
             return [torch.from_numpy(read_at(path, codec.sampling_rate, channels, CALIBRATION_SECONDS))[None] for path in files]
         except ValueError as error:
             raise CodecError(str(error)) from None
-    raise CodecError(f"{codec.modality} codecs are not calibrated")
+    from neuralcodec.codecs.video.files import pack
+    from neuralcodec.datasets.clips import WholeClips
+
+    clips = WholeClips(folder, CALIBRATION_FRAMES, CALIBRATION_CLIPS)
+    try:
+        return [pack(clips[index]) for index in range(len(clips))]
+    except ValueError as error:
+        raise CodecError(str(error)) from None
 
 
 def freeze_and_save(codec: Codec, out: str | Path, metadata: Mapping[str, str], examples: Sequence[Tensor] = ()) -> bytes:

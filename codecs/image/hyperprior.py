@@ -321,17 +321,14 @@ class Hyperprior(UnderGaussians, ImageCodec):
 
     @torch.no_grad()
     def calibrate(self, signals: Sequence[Tensor]) -> None:
-        reach = 2048
-        counts = np.zeros((models.SCALES, 2 * reach + 1))
+        counts = models.no_counts()
         for x in signals:
             for level in self.knot_levels().tolist():
                 at = self._level(level, x.device)
                 y = self.analyse(x, at)
                 side = self.side(y, at)
                 assert side.prediction is not None
-                symbols = self.quantize(y, side.prediction).symbols
-                flat = side.tables.long() * (2 * reach + 1) + symbols.clamp(-reach, reach).long() + reach
-                counts += torch.bincount(flat.flatten(), minlength=counts.size).reshape(counts.shape).cpu().numpy()
+                counts += models.counts(self.quantize(y, side.prediction).symbols, side.tables)
         self.y_model.build_tables(counts)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ from neuralcodec.codecs.image.latents import UnderGaussians
 from neuralcodec.codecs.image.transforms import PATCH, STRIDE, LinearLapped
 from neuralcodec.codecs.video.fit import Report, nothing
 from neuralcodec.codecs.video.groups import Group, VideoCodec, evenly
-from neuralcodec.entropy import rans
+from neuralcodec.entropy import models, rans
 from neuralcodec.entropy.quantizers import Quantized, ScalarQuantizer
 
 PLANES = 6  # of a picture: the four luma samples of each square of 2×2, Cb and Cr
@@ -351,6 +351,17 @@ class RecurrentVideo(VideoCodec):
     def freeze(self) -> None:
         self.first.freeze()
         self.later.freeze()
+
+    @torch.no_grad()
+    def calibrate(self, signals: Sequence[Tensor]) -> None:
+        """``signals``: (1, frames, 6, h, w) each."""
+        counts = [models.no_counts(), models.no_counts()]
+        for x in signals:
+            for level in torch.linspace(0, self.levels - 1, len(self.first.gain.rows)):
+                for number, coded in enumerate(self.walk(pad_pictures(x), level[None].to(x.device))):
+                    counts[number > 0] += models.counts(coded.y.symbols, coded.scale_index)
+        for coder, seen in zip((self.first, self.later), counts):
+            coder.y_model.build_tables(seen)
 
     @torch.no_grad()
     def initialise(self, signals: Tensor) -> None:

@@ -64,7 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument("--pixel-format", metavar="F", help="raw clips: yuv420p or yuv420p10le")
     encode.add_argument("--fps", type=Fraction, metavar="R", help="clips: frames per second, where the file does not say")
     encode.add_argument("--matrix", choices=("bt601", "bt709", "bt2020"), help="clips: from which RGB follows, where the file does not say")
-    encode.add_argument("--audio", choices=("copy",), help="clips: keep the first track of sound, as it is")
+    encode.add_argument(
+        "--audio", choices=("copy", "coded"), help=f"clips: keep the first track of sound, as it is or coded with {DEFAULTS['audio']}"
+    )
+    encode.add_argument("--audio-kbps", type=float, metavar="R", help="clips: kbit/s of sound that is coded")
     encode.add_argument("--roi", metavar="MASK", help="pictures: another picture, white where quality counts")
     encode.add_argument("-m", "--model", help="name of shipped weights (see list), or a weights file")
     encode.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")

@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,7 +39,8 @@ FOR_ONE = {  # options that make sense for one modality only
         "pixel_format",
         "fps",
         "matrix",
-        "sound",
+        "audio",
+        "audio_kbps",
     ),
 }
 
@@ -264,7 +266,7 @@ def _sound_decoder(options: argparse.Namespace, suffix: str) -> Convert:
 def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
     from neuralcodec.codecs.image.targets import target_of
     from neuralcodec.codecs.video.files import encode_clip, plan_of
-    from neuralcodec.codecs.video.outputs import sound_of
+    from neuralcodec.codecs.video.soundtrack import coded, copied
     from neuralcodec.codecs.video.targets import encode_to_target
     from neuralcodec.datasets.video import read_clip
 
@@ -277,6 +279,9 @@ def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
         raise CodecError("a checkpoint is of one fit: of one clip, at a --quality")
     if options.audio and options.frames:
         raise CodecError("--audio keeps the whole track, so it goes with all --frames")
+    if options.audio_kbps is not None and options.audio != "coded":
+        raise CodecError("--audio-kbps is of sound that is coded: give --audio coded too")
+    soundtrack = copied if options.audio == "copy" else partial(coded, model=DEFAULTS["audio"], kbps=options.audio_kbps)
 
     def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
         if not isinstance(source, Path):
@@ -289,7 +294,7 @@ def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
         if begin >= len(clip):
             raise CodecError(f"frames from {begin} on are not among the {len(clip)} of {name}")
         clip = clip.since(begin)
-        sound = sound_of(source) if options.audio and source.is_file() and source.suffix.lower() not in (".yuv", ".y4m") else None
+        sound = soundtrack(source) if options.audio and source.is_file() and source.suffix.lower() not in (".yuv", ".y4m") else None
         if options.audio and sound is None:
             _say(f"{name}: there is no sound in it")
         fit = plan._replace(seconds=options.max_time / len(codec.groups(len(clip)))) if plan and options.max_time else plan
@@ -307,14 +312,16 @@ def _clip_encoder(options: argparse.Namespace, codec) -> Convert:
 def _clip_decoder(options: argparse.Namespace, suffix: str) -> Convert:
     from neuralcodec.codecs.video.files import decode_clip
     from neuralcodec.codecs.video.outputs import FORMATS, write_clip
+    from neuralcodec.codecs.video.soundtrack import CODED, COPIED, playable
 
     def convert(source: Path | BinaryIO, out: BinaryIO, name: str, report: Report) -> None:
         content = _content(source)
         clip = decode_clip(content, options.frames or (0, None), [options.model] if options.model else [])
-        sound = content.extras.get("sound")
-        if sound is not None and (options.frames or suffix not in FORMATS):
+        sound = None
+        if options.frames is None and suffix in FORMATS:
+            sound = playable(content.extras, suffix)
+        elif {COPIED, CODED} & content.extras.keys():
             _say(f"{name}: its sound is left out; it goes with all frames into {' or '.join(FORMATS)}")
-            sound = None
         if clip.times is not None and suffix not in FORMATS:
             _say(f"{name}: frames do not follow each other steadily, which only {' and '.join(FORMATS)} can say")
         write_clip(clip, out, suffix, sound)

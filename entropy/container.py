@@ -46,6 +46,7 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("alpha", 4, "opacity: a PNG or lossless WebP file of the picture's size, greyscale of 8 or 16 bits (0 is transparent)"),
     Extra("sound", 5, "of a clip: a Matroska file with one track of sound, from the first frame on"),
     Extra("tiles", 6, "one varint: side in pixels of the squares that are coded one by one, row by row"),
+    Extra("coded_sound", 7, "of a clip: a file of ours that holds its sound, from the first frame on"),
     Extra("spec", 8, "the codec's spec as JSON in zlib's format, of a codec that is fitted to the signal and not shipped"),
 )
 

@@ -117,6 +117,39 @@ def test_sound_is_kept_as_it_is(tmp_path: Path, short, capsys):
     assert "no sound" in capsys.readouterr().err
 
 
+def spoken(path: Path, kind: str = "mp4", late: int = 0) -> Path:
+    """A film of two seconds of pictures, and of a rising tone that begins so many milliseconds after them."""
+    samples = (np.sin(2 * np.pi * (200 + 100 * np.arange(32000) / 16000) * np.arange(32000) / 16000) * 9000).astype(np.int16)
+    with av.open(str(path), "w", format=kind) as file:
+        pictures, sound = file.add_stream("libx264", rate=2), file.add_stream("aac", rate=16000)
+        pictures.width, pictures.height, pictures.pix_fmt, sound.layout = 64, 48, "yuv420p", "mono"
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 60 * number, np.uint8))
+            file.mux(pictures.encode(frame))
+        file.mux(pictures.encode(None))
+        for begin in range(0, len(samples), 1024):
+            block = av.AudioFrame.from_ndarray(samples[None, begin : begin + 1024], "s16", "mono")
+            block.sample_rate, block.pts, block.time_base = 16000, begin + 16 * late, Fraction(1, 16000)
+            file.mux(sound.encode(block))
+        file.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "late"), [(".mkv", 0), (".mp4", 500)])
+def test_sound_is_coded_and_comes_back_in_time(tmp_path: Path, short, capsys, suffix, late):
+    source, coded = spoken(tmp_path / "in.mkv", "matroska", late), tmp_path / "clip.ncv"
+    assert main(["encode", str(source), "-o", str(coded), "--audio", "coded", "--audio-kbps", "2", "-q", "0"]) == 0
+    extra = container.read(coded.read_bytes()).extras["coded_sound"]
+    assert 8 * len(extra) / (2 + late / 1000) == pytest.approx(2000, rel=0.15)
+    assert main(["decode", str(coded), "-o", str(tmp_path / f"out{suffix}")]) == 0
+    heard = np.abs(samples(tmp_path / f"out{suffix}").astype(np.float64))
+    begin = np.flatnonzero(heard > heard.max() / 4)[0] / 16000
+    assert begin == pytest.approx(late / 1000, abs=0.15) and len(heard) / 16000 == pytest.approx(2 + late / 1000, abs=0.2)
+    capsys.readouterr()
+    assert main(["encode", str(source), "-o", str(tmp_path / "x.ncv"), "--audio", "copy", "--audio-kbps", "2"]) == 1
+    assert "--audio coded" in capsys.readouterr().err
+
+
 def test_clips_become_folders_of_pictures(tmp_path: Path, capsys):
     coded = tmp_path / "clip.ncv"
     coded.write_bytes(files.encode_clip(codec(), clip(), 50, Plan(steps=0)))

@@ -22,6 +22,7 @@ from neuralcodec.codecs.files import UNSAVED, codec_for
 from neuralcodec.codecs.video.fit import STEPS, USUAL_EFFORT, Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo, Known
 from neuralcodec.codecs.video.groups import VideoCodec
+from neuralcodec.codecs.video.soundtrack import Soundtrack
 from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip
 from neuralcodec.entropy import container
@@ -71,14 +72,14 @@ def encode_clip(
     report: Report = nothing,
     checkpoint: Path | None = None,
     known: Known | None = None,
-    sound: bytes | None = None,
+    sound: Soundtrack | None = None,
 ) -> bytes:
     """A clip to the bytes of a file.
 
     Args:
         level: rounded to the nearest that a file can name.
         plan: of the fit of each group of pictures, where the codec fits; by default its own.
-        sound: of :func:`~neuralcodec.codecs.video.outputs.sound_of`, to be kept as it is.
+        sound: of :mod:`~neuralcodec.codecs.video.soundtrack`, to be kept beside the pictures.
         checkpoint, known: as in :meth:`~neuralcodec.codecs.video.fitted.FittedVideo.compress`.
 
     Raises:
@@ -96,11 +97,11 @@ def encode_clip(
     return to_file(codec, clip, level, compressed.streams, sound)
 
 
-def to_file(codec: VideoCodec, clip: Clip, level: float, streams: Sequence[bytes], sound: bytes | None = None) -> bytes:
+def to_file(codec: VideoCodec, clip: Clip, level: float, streams: Sequence[bytes], sound: Soundtrack | None = None) -> bytes:
     """What was fitted to a clip to the bytes of a file: see :func:`encode_clip`."""
     tag = 2 * colour.H273[clip.matrix] + clip.full_range
     size = (len(clip), clip.height, clip.width, clip.rate.numerator, clip.rate.denominator, clip.bits, tag)
-    extras = {} if sound is None else {"sound": sound}
+    extras = {} if sound is None else {sound.extra: sound.data}
     if clip.times is not None:
         extras["frame_times"] = _packed_times(clip.times)
     extras |= fitted.spec_extra(codec)

@@ -1,4 +1,4 @@
-"""Clips to files that others read, and the sound that goes with them."""
+"""Clips to files that others read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from neuralcodec.codecs.base import CodecError
-from neuralcodec.datasets import colour, media
+from neuralcodec.codecs.video.soundtrack import Track
+from neuralcodec.datasets import colour
 from neuralcodec.datasets.video import Clip, to_frames
 
 SUFFIXES = (".y4m", ".yuv", ".mp4", ".mkv")
@@ -27,7 +28,7 @@ def write_clip(clip: Clip, out: BinaryIO, suffix: str, sound: bytes | None = Non
     """A clip as ``.y4m``, ``.yuv`` or, without loss, ``.mp4`` or ``.mkv`` (H.264, with matrix, range, times of frames, and sound).
 
     Args:
-        sound: of :func:`sound_of`.
+        sound: of :func:`~neuralcodec.codecs.video.soundtrack.playable`.
 
     Raises:
         CodecError: another suffix, or no encoder.
@@ -74,31 +75,6 @@ def write_pictures(clip: Clip, folder: Path, force: bool) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def sound_of(path: Path) -> bytes | None:
-    """The first track of sound in a film as it is, alone in a Matroska file; None if there is none.
-
-    Raises:
-        CodecError: it cannot be read, or not be held by Matroska.
-    """
-    import av
-
-    buffer = io.BytesIO()
-    try:
-        with media.opened(path, media.VIDEO) as file:
-            if not file.streams.audio:
-                return None
-            track = file.streams.audio[0]
-            with av.open(buffer, "w", format="matroska") as out:
-                copy = out.add_stream_from_template(track)
-                for packet in file.demux(track):
-                    if packet.dts is not None:
-                        packet.stream = copy
-                        out.mux(packet)
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise CodecError(f"the sound of {path.name} cannot be copied ({error})") from None
-    return buffer.getvalue()
-
-
 def _film(clip: Clip, suffix: str, sound: bytes | None) -> bytes:
     import av
 
@@ -113,7 +89,7 @@ def _film(clip: Clip, suffix: str, sound: bytes | None) -> bytes:
             context.color_range = 2 if clip.full_range else 1
             if clip.times is not None:
                 context.time_base = TICK
-            track = None if sound is None else _Track(file, sound)
+            track = None if sound is None else Track(file, sound)
             for frame in itertools.chain(_timed(clip), [None]):  # None: what the encoder still holds
                 file.mux(stream.encode(frame))
             if track is not None:
@@ -123,25 +99,6 @@ def _film(clip: Clip, suffix: str, sound: bytes | None) -> bytes:
     return buffer.getvalue()
 
 
-class _Track:
-    """Sound that goes into a file beside something else; tracks are made before anything is written."""
-
-    def __init__(self, file: Any, sound: bytes):
-        import av
-
-        self.file = file
-        self.source = av.open(io.BytesIO(sound), "r", format="matroska")
-        self.track = self.source.streams.audio[0]
-        self.stream = file.add_stream_from_template(self.track)
-
-    def copy(self) -> None:
-        with self.source:
-            for packet in self.source.demux(self.track):
-                if packet.dts is not None:
-                    packet.stream = self.stream
-                    self.file.mux(packet)
-
-
 def _timed(clip: Clip) -> Iterator[Any]:
     for index, frame in enumerate(to_frames(clip)):
         if clip.times is not None:
@@ -149,4 +106,4 @@ def _timed(clip: Clip) -> Iterator[Any]:
         yield frame
 
 
-__all__ = ["SUFFIXES", "sound_of", "write_clip", "write_pictures"]
+__all__ = ["FORMATS", "SUFFIXES", "write_clip", "write_pictures"]

@@ -16,6 +16,7 @@ from neuralcodec.codecs.video.files import decode_clip, encode_clip
 from neuralcodec.codecs.video.fit import Plan, Report, nothing
 from neuralcodec.codecs.video.fitted import FittedVideo, Known
 from neuralcodec.codecs.video.groups import VideoCodec
+from neuralcodec.codecs.video.soundtrack import Soundtrack
 from neuralcodec.datasets.video import Clip
 
 SHORT, CORRECTING = 1 / 10, 1 / 5  # shares of the plan of fits that search, and of those that correct
@@ -28,7 +29,7 @@ PSNR, PSNR_PER_NAT = 50.0, 2.6
 
 
 def encode_to_target(
-    codec: VideoCodec, clip: Clip, target: Target, plan: Plan | None = None, report: Report = nothing, sound: bytes | None = None
+    codec: VideoCodec, clip: Clip, target: Target, plan: Plan | None = None, report: Report = nothing, sound: Soundtrack | None = None
 ) -> Hit:
     """The file of a clip that comes closest to a target, or one that does not exceed it.
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neuralcodec.codecs.base import build, save_weights
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--visits", type=int, default=24, help="steps that each piece is there for")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate, at its highest")
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--shrink", type=float, default=1.0, help="factor that pictures are made smaller by: files with losses lack detail")
     parser.add_argument("--init-from", help="weights to go on from")
     parser.add_argument("--knots", type=int, nargs="+", help="the only ones to train (default: all)")
     options = parser.parse_args()
@@ -70,21 +72,23 @@ def main() -> None:
                 knot.load_state_dict(codec.knots[inner].state_dict())
                 knot.scale_steps(math.sqrt(lmbdas[inner] / lmbdas[number]))
         if options.knots is None or number in options.knots:
-            train(knot, crops(files, options.side), lmbdas[number], options)
+            train(knot, crops(files, options.side, options.shrink), lmbdas[number], options)
             codec.requires_grad_(False)
             print(f"{options.output}: {save_weights(codec, options.output).hex()}", flush=True)
             codec.requires_grad_(True)
 
 
-def crops(files: Sequence[Path], side: int) -> Iterator[Tensor]:
-    """Squares from anywhere in pictures, (3, side, side) in 0…1, that are not plain, for ever."""
+def crops(files: Sequence[Path], side: int, shrink: float = 1.0) -> Iterator[Tensor]:
+    """Squares from anywhere in pictures that were made smaller, (3, side, side) in 0…1, that are not plain, for ever."""
+    whole = round(side * shrink)
     chosen = random.Random(0)
     while True:
         pixels = read_rgb(chosen.choice(files))
         height, width = pixels.shape[:2]
-        if min(height, width) >= side:
-            top, left = chosen.randint(0, height - side), chosen.randint(0, width - side)
-            square = to_tensor(pixels[top : top + side, left : left + side]).reshape(3, side, side)
+        if min(height, width) >= whole:
+            top, left = chosen.randint(0, height - whole), chosen.randint(0, width - whole)
+            square = to_tensor(pixels[top : top + whole, left : left + whole]).reshape(1, 3, whole, whole)
+            square = F.interpolate(square, (side, side), mode="bicubic", antialias=True).clamp(0, 1)[0] if shrink != 1 else square[0]
             if float(square.std()) > PLAIN:
                 yield square
 

@@ -1,7 +1,7 @@
 """Bands of a scale ⇄ bytes, in waves: every position with the same ``column + 2 row + 4 band`` at once.
 
-What is decoded is kept skewed: in the row of a step, and in column ``row + 2 band``. What a step decodes is then a piece of a row, the
-same one for every band; a neighbour is at a fixed distance in memory, whatever the step; and a step's context is pieces of other rows.
+From one position of a wave to the next, a row down and two columns to the left, it is always as far in memory. So what a wave decodes, and
+each input of its contexts, is a piece of memory with a stride, whose beginning is always as far from the beginning of the wave.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from neuralcodec.codecs.image.overfitted_context import LAG, PADDING, VALUE_LIMIT, BandContext, Place
 from neuralcodec.codecs.image.overfitted_integers import PARTS, VALUE_SCALE, IntegerContext, Tables, magnitudes, named, tables
@@ -19,8 +18,8 @@ from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 from neuralcodec.entropy.rans import RowDecoder
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
-BEHIND = LAG // 2  # columns of the skewed memory by which a band is behind the one before
-ABOVE, BELOW, EARLIER, LATER = 3, 2, 6, 3  # what neighbours add to it: columns, and rows
+BEHIND = LAG // 2  # rows by which a band is behind the one before
+BYTES = 4  # of an element of memory: float32 holds every input exactly
 POSITIONS = 2**15  # whose contexts are worked out at once, when encoding
 
 Part = tuple[np.ndarray, np.ndarray]  # symbols, tables
@@ -86,90 +85,89 @@ class ScaleCoder:
 
     def decode(self, decoder: RowDecoder) -> list[np.ndarray]:
         """The values that :meth:`encode` was given, int32."""
-        lag = BEHIND * (self.count - 1)
-        columns = self.height + lag + ABOVE + BELOW
-        steps = self.width + 2 * (self.height + lag - 1)
+        left, right, top, bottom = PADDING
+        beyond = BEHIND * (self.count - 1)  # rows that a wave reaches beyond bands: there is nothing to decode
+        length = left + self.width + right
+        size = (self.height + 2 * beyond + top + bottom) * length
         parents = sum(len(source.active) for source in self.sources if source.parent is not None)
-        planes = 2 * self.count + parents + 1  # magnitudes, values, parents, zeros
-        row = planes * columns
-        early = LAG * (self.count - 1) + EARLIER
-        memory = np.zeros((early + steps + LATER) * row, np.float32)
-        found = np.zeros((steps, self.count, columns), np.int32)
-        start = early * row + ABOVE  # of the first position
-        contexts, distances = self._contexts(memory, start, row, columns)
-        state = memory.reshape(-1, planes, columns)
-        lookup = magnitudes().astype(np.float32)
+        memory = np.zeros((2 * self.count + parents + 1) * size, np.float32)  # magnitudes, values, parents, zeros
+        found = np.zeros(self.count * size, np.int32)
+        contexts, distances = self._contexts(memory.reshape(-1, size // length, length), beyond)
+        begin = (top + beyond) * length + left
         bands = np.arange(self.count)[:, None]
-        for step in range(steps):
-            low, high = max(0, (step - self.width + 2) // 2), min(self.height + lag, step // 2 + 1)
-            length = high - low
-            if length <= 0:
+        lookup = magnitudes().astype(np.float32)
+
+        def pieces(of: np.ndarray, where: int, planes: int) -> np.ndarray:
+            """What a wave writes."""
+            strides = (of.itemsize * (size - BEHIND * length), of.itemsize * (length - 2))
+            return np.ndarray((planes, high - low), of.dtype, of, of.itemsize * where, strides)
+
+        for step in range(self.width + 2 * (self.height + beyond - 1)):
+            low, high = max(0, (step - self.width + 2) // 2), min(self.height + beyond, step // 2 + 1)
+            if low >= high:
                 continue
-            pieces = np.ndarray((len(memory) - length + 1, length), np.float32, memory, 0, (4, 4))  # by where they begin
-            here = start + step * row + low
-            out = [context(pieces[here + distance].astype(np.float64)) for context, distance in zip(contexts, distances)]
+            first = begin + low * length + step - 2 * low
+            last = memory.size - (high - low - 1) * (length - 2)  # where such a piece may begin
+            seen = np.ndarray((last, high - low), np.float32, memory, 0, (BYTES, BYTES * (length - 2)))
+            out = [context(seen[first + distance].astype(np.float64)) for context, distance in zip(contexts, distances)]
             table, whole = named(np.concatenate(out) if len(out) > 1 else out[0], self.kind.last)
-            if low < lag or high > self.height:  # positions that not all bands have
-                places = np.arange(low, high) - BEHIND * bands
-                there = (places >= 0) & (places < self.height)
+            if low < beyond or high > self.height:
+                rows = np.arange(low, high) - BEHIND * bands
+                there = (rows >= 0) & (rows < self.height)
                 symbols = np.zeros(table.shape, np.int64)
                 symbols[there] = np.add(decoder.take(table[there]), whole[there], dtype=np.int64)
             else:
                 symbols = np.add(decoder.take(table), whole, dtype=np.int64)
             clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
-            to = state[early + step, :, ABOVE + low : ABOVE + high]
-            to[: self.count] = lookup[np.abs(clipped)]
-            to[self.count : 2 * self.count] = clipped * VALUE_SCALE
-            found[step, :, low:high] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
-        return self._unskewed(found)
+            pieces(memory, first, self.count)[:] = lookup[np.abs(clipped)]
+            pieces(memory, first + self.count * size, self.count)[:] = clipped * VALUE_SCALE
+            pieces(found, first, self.count)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
+        whole_planes = found.reshape(self.count, -1, length)[:, top + beyond :][:, : self.height, left : left + self.width]
+        result, band = [], 0
+        for source in self.sources:
+            result.append(np.zeros((source.context.channels, self.height, self.width), np.int32))
+            result[-1][list(source.active)] = whole_planes[band : band + len(source.active)]
+            band += len(source.active)
+        return result
 
-    def _contexts(self, memory: np.ndarray, start: int, row: int, columns: int) -> tuple[list[IntegerContext], list[np.ndarray]]:
-        """Of each source; and where its bands' inputs begin, seen from where a step does, (bands, inputs). Puts parents into memory."""
+    def _contexts(self, memory: np.ndarray, beyond: int) -> tuple[list[IntegerContext], list[np.ndarray]]:
+        """Of each source; and how far its bands' inputs are from where a wave begins, (bands, inputs). Puts parents into memory.
+
+        Args:
+            memory: (planes, rows, columns).
+            beyond: rows before the first of a band, besides those of neighbours.
+        """
+        left, _, top, _ = PADDING
+        size, length = memory[0].size, memory.shape[2]
         contexts, distances = [], []
         luma = {channel: number for number, channel in enumerate(self.sources[0].active)}
-        band, parent, zeros = 0, 2 * self.count, row - columns
+        band, parent, zeros = 0, 2 * self.count, len(memory) - 1
         for source in self.sources:
             if not source.active:
                 continue
             own = {channel: band + number for number, channel in enumerate(source.active)}
+            parents = dict.fromkeys(source.active, zeros)
             if source.parent is not None:
+                parents = {channel: parent + number for number, channel in enumerate(source.active)}
                 known = _doubled(_magnitude(source.parent[list(source.active)]), self.height, self.width)
-                for number, plane in enumerate(known):
-                    begin = start + (parent + number) * columns + (band + number) * (LAG * row + BEHIND)
-                    as_strided(memory[begin:], plane.shape, (4 * (2 * row + 1), 4 * row))[:] = plane
+                rows = slice(top + beyond, top + beyond + self.height)
+                memory[parent : parent + len(known), rows, left : left + self.width] = known
+                parent += len(known)
             found = []
-            for number, (channel, places) in enumerate(zip(source.active, source.context.places(source.active))):
+            for channel, places in zip(source.active, source.context.places(source.active)):
                 inputs = []
                 for place in places:
                     kind, of = source.context.seen(place.plane)
-                    move = (place.column + 2 * place.row) * row + place.row
-                    there = {"magnitude": own, "value": own, "guide": luma}.get(kind, {}).get(of)
-                    if kind == "parent" and source.parent is not None:
-                        inputs.append((parent + number) * columns + move)
-                    elif there is not None:
-                        plane = there + self.count * (kind == "value")
-                        inputs.append(plane * columns + move - (own[channel] - there) * (LAG * row + BEHIND))
+                    if kind == "value" and of in own:
+                        plane = own[of] + self.count
                     else:
-                        inputs.append(zeros)
+                        plane = {"magnitude": own, "guide": luma, "parent": parents}.get(kind, {}).get(of, zeros)
+                    inputs.append(plane * size + (place.row - BEHIND * own[channel]) * length + place.column)
                 found.append(inputs)
             contexts.append(IntegerContext(source.context, source.scale, source.active))
             distances.append(np.array(found))
             band += len(source.active)
-            parent += len(source.active) if source.parent is not None else 0
         return contexts, distances
-
-    def _unskewed(self, found: np.ndarray) -> list[np.ndarray]:
-        """What was found, (steps, bands, columns), as the sources have it."""
-        count, columns = found.shape[1:]
-        result, band = [], 0
-        for source in self.sources:
-            result.append(np.zeros((source.context.channels, self.height, self.width), np.int32))
-            for channel in source.active:
-                flat = found.reshape(-1)[band * (LAG * count * columns + columns + BEHIND) :]
-                shape, strides = (self.height, self.width), (4 * (2 * count * columns + 1), 4 * count * columns)
-                result[-1][channel] = as_strided(flat, shape, strides)
-                band += 1
-        return result
 
 
 def flags_table() -> Table:

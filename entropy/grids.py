@@ -16,8 +16,7 @@ of each class for the latents in question.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +26,13 @@ from torch import Tensor, nn
 
 from neuralcodec.entropy import rans
 from neuralcodec.entropy.laplace import SCALES, index_of, laplace_bits, laplace_tables
+from neuralcodec.entropy.latents import MAGNITUDE_LIMIT, SIDE_LIMIT, GridShape, LatentCoder, chosen, integers, prices, rounded, side_price
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT, round_straight_through
-from neuralcodec.entropy.weights import EXACT, STEP_LIMIT, STEPS_PER_OCTAVE, Rounding
+from neuralcodec.entropy.weights import EXACT, Rounding
 
 PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (row, column) parity of each
 SETS = (0, 1, 1, 1)  # which of a grid's two sets of tables each pass uses: the first one knows less
 SHARE = (0, 6, 3, 2)  # what makes the eight neighbours, weighted 2 and 1, add up to 24 with those that each pass knows
-MAGNITUDE_LIMIT = 255
 MIX_LIMIT = 63  # of the weights of the three kinds of neighbours, in sixteenths
 UNIT = 24 * 16  # of a context: one, if every neighbour is
 CLASSES = 16
@@ -43,17 +42,6 @@ MIXES = ((8, 5, 3), (9, 7, 0), (16, 0, 0), (0, 16, 0), (8, 0, 8), (4, 10, 2), (3
 KEEP_UNIT = 16  # a row predicts the next by so many parts of itself at most
 KEEPS = (0, 8, 12, 16)  # that an encoder tries
 OFFSETS = range(-16, 17)  # of a channel's scale indexes, that an encoder tries
-SIDE_PRICE = 3.0  # bits of a table or an offset that is not as usual, about; as much again for every four by which it differs
-FIRST_INDEX = round(index_of(12.0))  # table of the scale of each list of side information
-SIDE_LIMIT = 2**12  # of one of them
-
-
-class GridShape(NamedTuple):
-    rows: int
-    channels: int
-    height: int
-    width: int
-    parent: int | None = None  # grid before this one, of as many rows, whose magnitudes are context
 
 
 class Window(NamedTuple):
@@ -76,38 +64,24 @@ class _Choice(NamedTuple):
     mix: Tensor
 
 
-class GridCoder(nn.Module):
-    """Steps, predictions and context classes of a pyramid of grids. Steps are learned while its latents are, the rest is chosen for them.
-
-    Args:
-        shapes: of the grids, in coding order.
-    """
+class GridCoder(LatentCoder):
+    """Steps, predictions and context classes of a pyramid of grids. Steps are learned, the rest is chosen for the latents."""
 
     usual_mix: Tensor
     usual_classes: Tensor
     thresholds: Tensor
 
     def __init__(self, shapes: Sequence[GridShape]):
-        super().__init__()
-        self.shapes = [GridShape(*shape) for shape in shapes]
-        for number, shape in enumerate(self.shapes):
-            if shape.parent is not None and not (0 <= shape.parent < number and self.shapes[shape.parent].rows == shape.rows):
-                raise ValueError("a grid's parent comes before it and has as many rows")
+        super().__init__(shapes)
         channels = [shape.channels for shape in self.shapes]
-        self.steps = nn.ParameterList(torch.zeros(each) for each in channels)  # in quarters of an octave, to those of `initial_steps`
-        self.keeps = _chosen(torch.zeros(each) for each in channels)  # sixteenths of the row before
-        self.offsets = _chosen(torch.zeros(each) for each in channels)  # of scale indexes
-        self.mixes, self.classes = _chosen((torch.zeros(len(channels), 3), torch.zeros(len(channels), max(SETS) + 1, CLASSES)))
+        self.keeps = chosen(torch.zeros(each) for each in channels)  # sixteenths of the row before
+        self.mixes, self.classes = chosen((torch.zeros(len(channels), 3), torch.zeros(len(channels), max(SETS) + 1, CLASSES)))
         # Sixteenths of passes, row before and parent, and scales of magnitudes that are about as large as their neighbours': what the
         # file says differs from them.
         usual_mix = [(8, 5, 3) if shape.parent is not None else (9, 7, 0) for shape in self.shapes]
         usual_classes = [round(index_of(0.15 + 1.2 * (2 ** (each / 2) - 1) / 16)) for each in range(CLASSES)]
         for name, values in (("usual_mix", usual_mix), ("usual_classes", usual_classes), ("thresholds", THRESHOLDS)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
-
-    def step(self, number: int) -> Tensor:
-        """Of a grid's channels, (channels,)."""
-        return torch.exp2(round_straight_through(self.steps[number]).clamp(-STEP_LIMIT, STEP_LIMIT) / STEPS_PER_OCTAVE)
 
     def forward(self, windows: Sequence[Window], indexes: Sequence[Tensor], rounding: Rounding = EXACT) -> list[Rows]:
         """Latents as they come out of coding, or nearly so, and the bits of each row.
@@ -128,7 +102,6 @@ class GridCoder(nn.Module):
 
     @torch.no_grad()
     def indexes(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Scale index of every latent, given the rounded ones around it: of the grids' shapes."""
         return self._indexes(self.symbols(latents))
 
     def _indexes(self, every: Sequence[Tensor]) -> list[Tensor]:
@@ -148,66 +121,27 @@ class GridCoder(nn.Module):
             yield self._classes(number, magnitudes[number], before, None if shape.parent is None else magnitudes[shape.parent])
 
     @torch.no_grad()
-    def choose(self, values: Sequence[Tensor], worth: Sequence[Tensor], turns: int = 2) -> list[Tensor]:
-        """Integers for real-valued latents in steps such that bits + worth · error² is least, as far as each can tell on its own.
-
-        Args:
-            worth: bits per squared error of a step, of each grid's channels: (channels, 1, 1).
-        """
-        nearest = [torch.round(value) for value in values]
-        chosen = [torch.sign(value) * torch.floor(value.abs() + 0.3) for value in values]
-        for _ in range(turns):
-            for number, index in enumerate(self.indexes(chosen)):
-                best = None
-                for smaller in (0, 1, math.inf):
-                    candidate = torch.sign(nearest[number]) * (nearest[number].abs() - smaller).clamp_min(0)
-                    cost = laplace_bits(candidate, index) + worth[number] * (values[number] - candidate).square()
-                    if best is None:
-                        best, choice = cost, candidate
-                    else:
-                        better = cost < best
-                        best, choice = torch.where(better, cost, best), torch.where(better, candidate, choice)
-                chosen[number] = choice
-        return chosen
-
-    def side_bits(self) -> Tensor:
-        """Of everything but the latents, scalar."""
-        lists = self._side()
-        spreads = [self._spread(each) for each in lists]
-        ahead = torch.tensor(spreads, dtype=torch.float32, device=self.mixes.device)
-        bits = laplace_bits(ahead, torch.full_like(ahead, FIRST_INDEX)).sum()
-        for each, spread in zip(lists, spreads):
-            bits = bits + laplace_bits(each, torch.full_like(each, spread)).sum()
-        return bits
-
-    @torch.no_grad()
-    def integers(self, latents: Sequence[Tensor]) -> list[np.ndarray]:
-        """Latents in steps to what is coded of them, int32: the differences to the row before."""
-        return [_integers(symbols) for symbols in self.symbols(latents)]
-
-    @torch.no_grad()
     def settle(self, latents: Sequence[Tensor]) -> None:
-        """Choose predictions, weights of contexts, and scale indexes by what these very latents cost."""
         magnitudes: list[Tensor] = []
         for number, (shape, latent) in enumerate(zip(self.shapes, latents)):
-            rounded = torch.round(torch.nan_to_num(latent)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+            whole = rounded(latent)
             parent = None if shape.parent is None else magnitudes[shape.parent]
             mixes = [mix for mix in MIXES if (shape.rows > 1 or not mix[1]) and (parent is not None or not mix[2])]
             keeps = KEEPS if shape.rows > 1 else KEEPS[:1]
-            tried = [self._tried(number, rounded, keep, mixes[0], parent) for keep in keeps]
+            tried = [self._tried(number, whole, keep, mixes[0], parent) for keep in keeps]
             best = min(tried, key=lambda each: each.cost)
-            others = [self._tried(number, rounded, best.keep, mix, parent) for mix in mixes[1:]]
+            others = [self._tried(number, whole, best.keep, mix, parent) for mix in mixes[1:]]
             best = min([best, *others], key=lambda each: each.cost)
             self.keeps[number].fill_(best.keep)
             self.mixes[number], self.classes[number] = best.mix, best.tables
             self.offsets[number].copy_(best.offsets)
-            magnitudes.append(self._differences(number, rounded).abs().clamp(max=MAGNITUDE_LIMIT))
+            magnitudes.append(self._differences(number, whole).abs().clamp(max=MAGNITUDE_LIMIT))
 
-    def _tried(self, number: int, rounded: Tensor, keep: int, mix: tuple[int, int, int], parent: Tensor | None) -> _Choice:
+    def _tried(self, number: int, whole: Tensor, keep: int, mix: tuple[int, int, int], parent: Tensor | None) -> _Choice:
         """The best tables of a grid for one prediction and one mix."""
         self.keeps[number].fill_(keep)
         self.mixes[number] = torch.tensor(mix, device=self.mixes.device) - self.usual_mix[number]
-        symbols = self._differences(number, rounded)
+        symbols = self._differences(number, whole)
         magnitude = symbols.abs().clamp(max=MAGNITUDE_LIMIT)
         before = torch.cat((torch.zeros_like(magnitude[:1]), magnitude[:-1]))
         found = self._best_tables(number, symbols, self._classes(number, magnitude, before, parent))
@@ -216,7 +150,7 @@ class GridCoder(nn.Module):
     def _best_tables(self, number: int, symbols: Tensor, classes: Sequence[Tensor]) -> tuple[Tensor, Tensor, float]:
         """Scale index of each class (sets, classes), to ``usual_classes``, offsets of the channels, and what latents and these cost."""
         channels = symbols.shape[1]
-        prices, reach = _prices().to(symbols.device), (_prices().shape[1] - 1) // 2
+        reach = (prices().shape[1] - 1) // 2
         candidates = torch.arange(SCALES, device=symbols.device)
         channel = torch.arange(channels, device=symbols.device)[:, None, None]
         cells = [
@@ -226,10 +160,10 @@ class GridCoder(nn.Module):
         ]
         size = self.classes[number].numel() * channels
         counts = torch.bincount(torch.cat([cell.reshape(-1) for cell in cells]), minlength=size * (2 * reach + 1)).reshape(size, -1).float()
-        costs = (counts @ prices.T).reshape(-1, channels, SCALES)  # of each class and channel under every table
+        costs = (counts @ prices().to(counts).T).reshape(-1, channels, SCALES)  # of each class and channel under every table
         usual = self.usual_classes.repeat(max(SETS) + 1).long()
         before = usual if number == 0 else usual + self.classes[number - 1].reshape(-1).long()
-        side = _side_price(candidates - before[:, None])
+        side = side_price(candidates - before[:, None])
         offsets = torch.zeros(channels, dtype=torch.long, device=symbols.device)
         tries = torch.tensor(OFFSETS, device=symbols.device)
         for _ in range(2 if channels > 1 else 1):
@@ -238,42 +172,29 @@ class GridCoder(nn.Module):
             table = total.argmin(1)
             if channels > 1:
                 index = (table[:, None] + tries).clamp(0, SCALES - 1)[:, None].expand(-1, channels, -1)
-                by_offset = costs.gather(2, index).sum(0) + _side_price(tries)
+                by_offset = costs.gather(2, index).sum(0) + side_price(tries)
                 offsets = tries[by_offset.argmin(1)]
         index = (table[:, None] + offsets).clamp(0, SCALES - 1)[:, :, None]
-        price = float(costs.gather(2, index).sum() + side.gather(1, table[:, None]).sum() + _side_price(offsets).sum())
+        price = float(costs.gather(2, index).sum() + side.gather(1, table[:, None]).sum() + side_price(offsets).sum())
         return (table - usual).reshape(-1, CLASSES).float(), offsets.float(), price
 
     @torch.no_grad()
     def encode(self, latents: Sequence[Tensor]) -> tuple[bytes, list[np.ndarray]]:
-        """A stream of latents (rows, channels, height, width) in steps, and the integers in it."""
         every = self.symbols(latents)
-        lists = [_integers(each) for each in self._side()]
-        spreads = np.array([self._spread(torch.from_numpy(each)) for each in lists])
-        parts = [
-            (spreads, np.full(len(spreads), FIRST_INDEX)),
-            *((each, np.full(len(each), spread)) for each, spread in zip(lists, spreads)),
-        ]
+        parts = self._side_parts()
         for symbols, index in zip(every, self._indexes(every)):
             wholes = (_parities(symbols), _parities(index))
             for row in range(len(symbols)):
-                parts += [(_integers(part[row]), _integers(places[row])) for part, places in zip(*wholes)]
-        return rans.encode_parts(parts, laplace_tables()), [_integers(symbols) for symbols in every]
+                parts += [(integers(part[row]), integers(places[row])) for part, places in zip(*wholes)]
+        return rans.encode_parts(parts, laplace_tables()), [integers(symbols) for symbols in every]
 
     @torch.no_grad()
     def decode(self, data: bytes) -> tuple[list[Tensor], list[np.ndarray]]:
-        """Undo :meth:`encode`: dequantized latents, and their integers. Steps and classes become the file's.
-
-        Raises:
-            CorruptStream: not such a stream.
-        """
         decoder = rans.Decoder(data, laplace_tables())
-        lengths = [len(each) for each in self._side()]
-        spreads = np.clip(decoder.take(np.full(len(lengths), FIRST_INDEX)), 0, SCALES - 1)
-        self._take_side([decoder.take(np.full(length, spread)) for length, spread in zip(lengths, spreads)])
+        self._read_side(decoder)
         values: list[Tensor] = []
         magnitudes: list[Tensor] = []
-        integers: list[np.ndarray] = []
+        read: list[np.ndarray] = []
         for number, shape in enumerate(self.shapes):
             size = (shape.channels, shape.height, shape.width)
             symbols = torch.zeros(shape.rows, *size, device=self.mixes.device)
@@ -285,7 +206,7 @@ class GridCoder(nn.Module):
                 seen: list[Tensor] = []
                 for turn, (target, whole) in enumerate(zip(_parities(symbols[row, None]), wholes)):
                     index = self._index(number, turn, self._class(number, turn, seen, whole))
-                    taken = decoder.take(_integers(index[..., : target.shape[2], : target.shape[3]]))
+                    taken = decoder.take(integers(index[..., : target.shape[2], : target.shape[3]]))
                     target.copy_(torch.from_numpy(taken).to(target).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT))
                     plane = torch.zeros_like(whole)
                     plane[..., : target.shape[2], : target.shape[3]] = target.abs().clamp(max=MAGNITUDE_LIMIT)
@@ -293,24 +214,21 @@ class GridCoder(nn.Module):
                 magnitude[row] = symbols[row].abs().clamp(max=MAGNITUDE_LIMIT)
                 value[row] = symbols[row] + (self._predict(number, value[row - 1, None])[0] if row else 0)
             magnitudes.append(magnitude)
-            integers.append(_integers(symbols))
+            read.append(integers(symbols))
             values.append(value * self.step(number)[:, None, None])
         decoder.finish()
-        return values, integers
+        return values, read
 
     def symbols(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """What is coded of latents in steps: differences of whole ones to the row before."""
-        rounded = (torch.round(torch.nan_to_num(latent)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT) for latent in latents)
-        return [self._differences(number, each) for number, each in enumerate(rounded)]
+        return [self._differences(number, rounded(latent)) for number, latent in enumerate(latents)]
 
-    def _differences(self, number: int, rounded: Tensor) -> Tensor:
+    def _differences(self, number: int, whole: Tensor) -> Tensor:
         """To what the row before predicts."""
         if not self.keeps[number].any():
-            return rounded
-        return rounded - self._predict(number, torch.cat((torch.zeros_like(rounded[:1]), rounded[:-1])))
+            return whole
+        return whole - self.expected(number, whole)
 
     def expected(self, number: int, latent: Tensor) -> Tensor:
-        """What the rows before predict of each row of a whole latent."""
         return self._predict(number, torch.cat((torch.zeros_like(latent[:1]), latent[:-1])))
 
     def _predict(self, number: int, before: Tensor) -> Tensor:
@@ -364,45 +282,19 @@ class GridCoder(nn.Module):
         table = torch.round(self.classes[number, SETS[turn]]) + self.usual_classes
         return (table[classes] + torch.round(self.offsets[number])[:, None, None]).clamp(0, SCALES - 1)
 
+    def _by_channel(self) -> list[nn.ParameterList]:
+        return [self.steps, self.keeps, self.offsets]
+
     def _side(self) -> list[Tensor]:
         """Steps, predictions, offsets, mixes and tables, each as what it differs by from the channel or grid before."""
-        by_channel = [torch.cat([self.mixes.new_zeros(1), *each]) for each in (self.steps, self.keeps, self.offsets)] if self.shapes else []
         by_grid = [torch.cat((each.new_zeros(1, *each.shape[1:]), each)) for each in (self.mixes, self.classes)] if self.shapes else []
-        rounded = [round_straight_through(each) for each in (*by_channel, *by_grid)]
-        return [(each[1:] - each[:-1]).reshape(-1) for each in rounded]
-
-    @torch.no_grad()
-    def _spread(self, rest: Tensor) -> int:
-        """The scale index under which side information costs least."""
-        places = torch.round(rest).clamp(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT).long() + MAGNITUDE_LIMIT
-        counts = torch.bincount(places, minlength=2 * MAGNITUDE_LIMIT + 1).float()
-        return int((_prices().to(counts.device) @ counts).argmin())
+        return super()._side() + [(each[1:] - each[:-1]).reshape(-1) for each in map(round_straight_through, by_grid)]
 
     def _take_side(self, lists: Sequence[np.ndarray]) -> None:
-        """Undo :meth:`_side`; nothing that a file says may become infinite later."""
-        limited = [torch.from_numpy(each).to(self.mixes.device, torch.float64).clamp(-SIDE_LIMIT, SIDE_LIMIT) for each in lists]
-        for parts, each in zip((self.steps, self.keeps, self.offsets), limited):
-            for part, values in zip(parts, each.cumsum(0).split([shape.channels for shape in self.shapes])):
-                part.copy_(values)
-        for table, each in zip((self.mixes, self.classes), limited[3:]):
-            table.copy_(each.reshape(table.shape).cumsum(0))
-
-
-def _side_price(difference: Tensor) -> Tensor:
-    """Bits of integers of side information, about."""
-    return SIDE_PRICE * (difference.abs().clamp(max=1) + difference.abs() / 4)
-
-
-def _chosen(values: Iterable[Tensor]) -> nn.ParameterList:
-    """What no gradient changes."""
-    return nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in values)
-
-
-@cache
-def _prices() -> Tensor:
-    """Bits of the symbols -MAGNITUDE_LIMIT … MAGNITUDE_LIMIT under every table."""
-    symbols = torch.arange(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT + 1).expand(SCALES, -1)
-    return laplace_tables().bits(symbols, torch.arange(SCALES)[:, None].expand_as(symbols))
+        super()._take_side(lists)
+        for table, each in zip((self.mixes, self.classes), lists[3:]):
+            limited = torch.from_numpy(each).to(table.device, torch.float64).clamp(-SIDE_LIMIT, SIDE_LIMIT)
+            table.copy_(limited.reshape(table.shape).cumsum(0))
 
 
 def _even(x: Tensor) -> Tensor:
@@ -420,10 +312,6 @@ def _shifted(x: Tensor, down: int, right: int) -> Tensor:
     if down:
         return F.pad(x, (0, 0, 0, 1))[..., 1:, :] if down > 0 else F.pad(x, (0, 0, 1, 0))[..., :-1, :]
     return F.pad(x, (0, 1))[..., 1:] if right > 0 else F.pad(x, (1, 0))[..., :-1]
-
-
-def _integers(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy().astype(np.int32)
 
 
 __all__ = ["GridCoder", "GridShape", "Rows", "Window"]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuralcodec.codecs.video.networks import VideoNetwork
-from neuralcodec.entropy.grids import GridCoder, Window
+from neuralcodec.entropy.grids import Window
 from neuralcodec.entropy.weights import EXACT, STEPS_PER_OCTAVE, Rounding, WeightCoder
 
 PLANE_WEIGHTS = (1 / 8,) * 4 + (
@@ -98,7 +98,7 @@ class Piece(nn.Module):
         self.frames, self.height, self.width = frames, height, width
         self.vectors = nn.Parameter(torch.zeros(frames, network.vector))
         self.grid_shapes = network.shapes(frames, height, width)
-        self.grids = GridCoder(self.grid_shapes)
+        self.grids = network.coder(self.grid_shapes)
         self.base = {name: value.detach().clone() for name, value in self.tensors().items()}
         self.weights = WeightCoder({name: value.shape for name, value in self.base.items()})
 

@@ -17,24 +17,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.video.motion import MOTION_STEP, fitted, match, moved
+from neuralcodec.codecs.video.motion import moved
 from neuralcodec.codecs.video.networks import MIDDLE, Grid, Start, VideoNetwork, enlarged
 from neuralcodec.codecs.video.wavelets import BANDS, LIFTS, analysed, synthesised
-from neuralcodec.entropy.grids import GridCoder, GridShape
-from neuralcodec.entropy.weights import STEPS_PER_OCTAVE
+from neuralcodec.entropy.bands import BandCoder
+from neuralcodec.entropy.latents import GridShape
 
-WORTH = 6 / math.log(2)  # bits per squared error of a step: what makes that step the best one
-FINER = 0.8  # factor on steps: with bits weighed against errors for every latent, finer ones are better than where all are rounded
-LUMA_WEIGHT, CHROMA_WEIGHT = 1 / 2, 1.0  # of the squared error of one sample
-CERTAIN = 6.0  # logit of a blend that is all of one picture
+KIND = 8  # places of a family's grids for each kind of picture: see :mod:`neuralcodec.entropy.band_contexts`
 KEY, BETWEEN = (
     2,
     5,
@@ -67,7 +63,9 @@ class HybridDecoder(VideoNetwork):
             in one of them is seen in, over two.
     """
 
-    def __init__(self, key: int = 8, scales: int = 5, block: int = 16, cascade: float = 0.8):
+    coder = BandCoder
+
+    def __init__(self, key: int = 4, scales: int = 5, block: int = 16, cascade: float = 0.8):
         super().__init__()
         if key < 1 or block < 2 or not 2 <= scales <= 8:
             raise ValueError("key is positive, block at least 2, and there are 2 to 8 scales")
@@ -111,10 +109,25 @@ class HybridDecoder(VideoNetwork):
         made: list[GridShape] = []
         nodes = self.nodes(frames)
         for kind, count in enumerate((1, len(nodes) - 1, frames - len(nodes))):
-            for number, grid in enumerate(self._of_kind(self.grids, kind)):
-                parent = len(made) - 1 if number > 1 + (kind > 0) else None
-                rows, columns = (-(-height // grid.stride), -(-width // grid.stride)) if count else (1, 1)  # of what nobody needs
-                made.append(GridShape(max(count, 1), grid.channels, rows, columns, parent))
+            size = (height, width) if count else (1, 1)  # of what nobody needs
+            if kind:
+                motion = GridShape(1, (KEY, BETWEEN)[kind - 1], *(-(-side // self.block) for side in size))
+                made.append(motion._replace(rows=max(count, 1), family=("motion", "ways")[kind - 1], alone=kind == 2))
+            first = len(made)
+            made += [
+                shape._replace(rows=max(count, 1), parent=None if shape.parent is None else first + shape.parent)
+                for shape in self.picture_shapes(kind, *size)
+            ]
+        return made
+
+    def picture_shapes(self, kind: int, height: int, width: int) -> list[GridShape]:
+        """Of the grids of one picture."""
+        made: list[GridShape] = []
+        for number, grid in enumerate(self.picture):
+            rows, columns = -(-height // grid.stride), -(-width // grid.stride)
+            scale = self.scales - number  # of a band, less one
+            family, place = ("bands", kind * KIND + scale) if number else ("low", kind * KIND)
+            made.append(GridShape(1, grid.channels, rows, columns, number - 1 if number > 1 else None, family, place, kind == 2))
         return made
 
     def spans(self, begin: int, end: int, frames: int) -> list[tuple[int, int]]:
@@ -132,30 +145,30 @@ class HybridDecoder(VideoNetwork):
         nodes = self.nodes(total)
         keys, rest = (self._of_kind(rows, kind) for kind in (1, 2))
         gains = self.gains(total)
-        drawn = {0: self._changes([grid * gains[0] for grid in self._of_kind(rows, 0)], height, width)}
+        drawn = {0: self.planes_of([grid * gains[0] for grid in self._of_kind(rows, 0)], height, width)}
         motions = {}
         high = min(number for number, node in enumerate(nodes) if node >= max(wanted))
         if high:
             sizes = gains[torch.tensor(nodes[1 : high + 1])].reshape(-1, 1, 1, 1)
-            changes = self._changes([grid[:high] * sizes for grid in keys[1:]], height, width)
+            changes = self.planes_of([grid[:high] * sizes for grid in keys[1:]], height, width)
             for number, (one, other) in enumerate(itertools.pairwise(nodes[: high + 1])):
                 motions[one, other] = keys[0][number, None]
-                drawn[other] = added(self._moved(drawn[one], motions[one, other]), changes, number)
+                drawn[other] = added(self.shifted(drawn[one], motions[one, other]), changes, number)
         low = max(number for number, node in enumerate(nodes) if node <= min(wanted))
         here = [(each, number - firsts[-1]) for number, each in enumerate(self.between(total)) if nodes[low] < each.frame < nodes[high]]
         if here:
             sizes = gains[torch.tensor([each.frame for each, _ in here])].reshape(-1, 1, 1, 1)
             begin = here[0][1]
-            changes = self._changes([grid[begin : begin + len(here)] * sizes for grid in rest[1:]], height, width)
+            changes = self.planes_of([grid[begin : begin + len(here)] * sizes for grid in rest[1:]], height, width)
             for generation in sorted({each.generation for each, _ in here}):
                 chosen = [(each, row) for each, row in here if each.generation == generation]
-                made = self._frames([each for each, _ in chosen], rest[0][[row for _, row in chosen]], drawn, motions)
+                made = self.between_others([each for each, _ in chosen], rest[0][[row for _, row in chosen]], drawn, motions)
                 for place, (each, row) in enumerate(chosen):
                     drawn[each.frame] = added(Planes(made.luma[place, None], made.chroma[place, None]), changes, row - begin)
         luma, chroma = (torch.cat([drawn[each][plane] for each in wanted]) for plane in range(2))
         return torch.cat((F.pixel_unshuffle(F.pad(luma, (0, width % 2, 0, height % 2), mode="replicate"), 2), chroma), 1) + MIDDLE
 
-    def _frames(
+    def between_others(
         self, chosen: Sequence[Between], latents: Tensor, drawn: dict[int, Planes], motions: dict[tuple[int, int], Tensor]
     ) -> Planes:
         """Frames of one generation as their neighbours predict them. Their parts of ``motions``, from later to earlier, are added."""
@@ -165,13 +178,13 @@ class HybridDecoder(VideoNetwork):
         for number, each in enumerate(chosen):
             motions[each.before, each.frame], motions[each.frame, each.after] = back[number, None], -on[number, None]
         earlier, later = (
-            self._moved(Planes(*(torch.cat(planes) for planes in zip(*(drawn[getattr(each, which)] for each in chosen)))), motion)
+            self.shifted(Planes(*(torch.cat(planes) for planes in zip(*(drawn[getattr(each, which)] for each in chosen)))), motion)
             for which, motion in (("before", back), ("after", on))
         )
         share = torch.sigmoid(latents[:, 4:] + torch.logit(1 - part))
         return Planes(*(later[plane] + self._fine(share, later[plane], 1 + plane) * (earlier[plane] - later[plane]) for plane in range(2)))
 
-    def _changes(self, grids: Sequence[Tensor], height: int, width: int) -> Planes:
+    def planes_of(self, grids: Sequence[Tensor], height: int, width: int) -> Planes:
         """Rows of a picture's grids to planes."""
         low, *bands = grids
         luma = [band[:, None, :BANDS] for band in reversed(bands)]
@@ -179,87 +192,25 @@ class HybridDecoder(VideoNetwork):
         half = (-(-height // 2), -(-width // 2))
         return Planes(synthesised(low[:, :1], luma, height, width, self.lifts), synthesised(low[:, 1:], chroma, *half, self.lifts))
 
-    def _bands(self, planes: Planes) -> list[Tensor]:
-        """Undo :meth:`_changes`."""
+    def bands_of(self, planes: Planes) -> list[Tensor]:
+        """Undo :meth:`planes_of`."""
         low, luma = analysed(planes.luma, self.scales)
         low_chroma, chroma = analysed(planes.chroma, self.scales - 1)
         bands = [band.flatten(1, 2) for band in luma]
         bands[1:] = [torch.cat((one, other.flatten(1, 2)), 1) for one, other in zip(bands[1:], chroma)]
         return [torch.cat((low, low_chroma), 1), *reversed(bands)]
 
-    def _moved(self, planes: Planes, motion: Tensor) -> Planes:
+    def shifted(self, planes: Planes, motion: Tensor) -> Planes:
         return Planes(moved(planes.luma, self._fine(motion, planes.luma)), moved(planes.chroma, self._fine(motion, planes.chroma, 2) / 2))
 
     def _fine(self, latents: Tensor, plane: Tensor, stride: int = 1) -> Tensor:
         """Latents of motion at every sample of a plane that has one for so many pixels."""
         return enlarged(latents, self.block // stride, *plane.shape[2:])
 
-    @torch.no_grad()
     def initial(self, pictures: Tensor, height: int, width: int, step: float) -> list[Start]:
-        """What a hybrid encoder would send: block matching against the pictures as they are drawn, and bands of what that leaves."""
-        total, nodes = len(pictures), self.nodes(len(pictures))
-        originals = [unpacked(picture[None] - MIDDLE, height, width) for picture in pictures]
-        drawn: dict[int, Planes] = {}
-        motions: dict[tuple[int, int], Tensor] = {}
-        fields: tuple[list[Tensor], ...] = ([], [], [])
-        bands: tuple[list[list[Tensor]], ...] = ([], [], [])
+        from neuralcodec.codecs.video.hybrid_start import HybridStart
 
-        coder = GridCoder(self.shapes(1, height, width)[: len(self.picture)])
-
-        unit = round(STEPS_PER_OCTAVE * math.log2(FINER * step))  # as an exponent
-        gains, reach = self.gains(total).tolist(), self.reach(total)
-
-        def finish(frame: int, guess: Planes, kind: int) -> None:
-            size = 2 ** (unit / STEPS_PER_OCTAVE) * gains[frame]
-            rest = Planes(*(plane - other for plane, other in zip(originals[frame], guess)))
-            worth = [WORTH * (size / step) ** 2 * reach[frame] * self._weights(grid) for grid in self.picture]
-            symbols = coder.choose([band / size for band in self._bands(rest)], worth)
-            bands[kind].append(symbols)
-            change = self._changes([band * size for band in symbols], height, width)
-            drawn[frame] = Planes(*(plane + other for plane, other in zip(guess, change)))
-
-        def refined(frame: int, motion: Tensor, predict: Callable[[Tensor], Planes]) -> tuple[Tensor, Planes]:
-            worth = WORTH / step**2 * LUMA_WEIGHT
-            latents = fitted(motion, lambda values: worth * (predict(values).luma - originals[frame].luma).square().sum())
-            return latents, predict(latents)
-
-        def found(frame: int, reference: int, guess: Tensor) -> Tensor:
-            return match(originals[frame].luma, drawn[reference].luma, self.block, guess, WORTH / step**2 * LUMA_WEIGHT)
-
-        finish(0, Planes(*(torch.zeros_like(plane) for plane in originals[0])), 0)
-        still = torch.zeros(1, 2, -(-height // self.block), -(-width // self.block))
-        for one, other in itertools.pairwise(nodes):
-            motion, guess = refined(other, found(other, one, still), partial(self._moved, drawn[one]))
-            motions[one, other] = motion
-            fields[1].append(motion / MOTION_STEP)
-            finish(other, guess, 1)
-        order = self.between(total)
-        made: dict[int, tuple[Tensor, list[Tensor]]] = {}
-        for each in sorted(order, key=lambda each: each.generation):
-            way, part = motions[each.before, each.after], passed(each)
-            guesses = (way * part, -way * (1 - part))
-            moves = [found(each.frame, reference, guess) - guess for reference, guess in zip((each.before, each.after), guesses)]
-            latents = torch.cat(((moves[0] + moves[1]) / 2, (moves[0] - moves[1]) / 2, torch.zeros_like(still[:, :1])), 1)
-            latents, guess = refined(each.frame, latents, partial(self._frames, [each], drawn=drawn, motions=motions))
-            self._frames([each], latents, drawn, motions)
-            finish(each.frame, guess, 2)
-            made[each.frame] = (latents / MOTION_STEP, bands[2][-1])
-        fields[2].extend(made[each.frame][0] for each in order)
-        starts = []
-        for kind in range(3):
-            rows = [made[each.frame][1] for each in order] if kind == 2 else bands[kind]
-            rows = rows or [[torch.zeros(1, grid.channels, 1, 1) for grid in self.picture]]
-            if kind:
-                field = fields[kind] or [torch.zeros(1, (KEY, BETWEEN)[kind - 1], 1, 1)]
-                starts.append(start_of(torch.cat(field), round(STEPS_PER_OCTAVE * math.log2(MOTION_STEP))))
-            starts += [start_of(torch.cat(band), unit) for band in zip(*rows)]
-        return starts
-
-    @staticmethod
-    def _weights(grid: Grid) -> Tensor:
-        """Of the squared errors of a grid's channels in that of a picture."""
-        luma = 1 if grid.channels == 3 and grid.stride > 2 else BANDS
-        return torch.tensor([LUMA_WEIGHT] * luma + [CHROMA_WEIGHT] * (grid.channels - luma))[:, None, None]
+        return HybridStart(self, pictures, height, width, step).run()
 
     def _of_kind(self, every: Sequence, kind: int) -> Sequence:
         """Of one thing per grid, those of the first picture, key pictures, or frames between."""
@@ -289,10 +240,6 @@ def added(planes: Planes, changes: Planes, row: int) -> Planes:
 def unpacked(pictures: Tensor, height: int, width: int) -> Planes:
     """Of packed pictures."""
     return Planes(F.pixel_shuffle(pictures[:, :4], 2)[..., :height, :width], pictures[:, 4:])
-
-
-def start_of(latent: Tensor, exponent: int) -> Start:
-    return Start(latent, exponent, latent * 2 ** (exponent / STEPS_PER_OCTAVE))
 
 
 __all__ = ["HybridDecoder"]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from neuralcodec.codecs.blocks import zero
 from neuralcodec.codecs.fixed import set_fixed
-from neuralcodec.entropy.grids import GridShape
+from neuralcodec.entropy.grids import GridCoder
+from neuralcodec.entropy.latents import GridShape, LatentCoder
 from neuralcodec.entropy.weights import STEPS_PER_OCTAVE
 
 PLANES = 6  # of a packed picture
@@ -84,11 +85,13 @@ class VideoNetwork(nn.Module):
 
     Attributes:
         grids: its latents, in coding order.
+        coder: of these.
         vector: numbers that each frame has besides; 0 for none.
         linear: of each grid, whether pictures depend almost linearly on it, if :mod:`~neuralcodec.codecs.video.sweeps` is to fit it.
     """
 
     grids: list[Grid]
+    coder: type[LatentCoder] = GridCoder
     vector: int = 0
     linear: Sequence[bool] = ()
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralcodec.codecs.video.fit import PEAK, PLANE_WEIGHTS, Fitting, Moments, roundings, schedule, squared_error
-from neuralcodec.entropy.laplace import SCALES, laplace_bits, laplace_tables
+from neuralcodec.entropy.laplace import laplace_bits
 
 PROBES = 2  # random pictures for the curvature
 AROUND = 7  # latents on each side of the square in which it is averaged
@@ -108,16 +108,9 @@ class Sweeping(Fitting):
         parameters = [parameter.detach().clone() for parameter in [*self.tensors, *self.side]]
         return Best(cost, [values.clone() for values in self.latents], parameters)
 
-    @torch.no_grad()
     def _rate(self) -> float:
         """Bits per pixel of latents, by the tables themselves, and of their side information."""
-        free = laplace_tables().bits(torch.zeros(SCALES, dtype=torch.long), torch.arange(SCALES))
-        bits = float(self.piece.grids.side_bits())
-        for symbols, index in zip(self.piece.grids.symbols(self.latents), self.indexes):
-            index = index.long()
-            places = symbols != 0
-            coded = laplace_tables().bits(symbols[places].long(), index[places])
-            bits += float(free[index[~places]].double().sum() + coded.double().sum())
+        bits = float(self.piece.grids.side_bits().detach()) + self.piece.grids.latent_bits(self.latents, self.indexes)
         return bits / self.pixels
 
     @torch.no_grad()

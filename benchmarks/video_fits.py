@@ -4,6 +4,9 @@ Parts: ``curve`` (video/tiny and video/hnerv on 32 frames of BasketballPass, 416
 (one file of each network), ``bunny`` (the middle of Big Buck Bunny at three sizes) and ``decode`` (frames per second at 1280×640).
 Every fit has the same time. Each result is a line of ``--output`` (JSON), so that a run that was interrupted goes on where it
 was; ``--table`` prints what is there. Bytes are those of whole files. ``NEURALCODEC_DATA`` says where clips are.
+
+``--clips FOLDER`` writes the three clips of ``bunny`` there instead, for BD-rates:
+``neuralcodec eval FOLDER/bunny_640x320.y4m --matrix bt601 --codec x264 --codec x265 --codec fitted:60:video/tiny --levels 6,20,34,48``.
 """
 
 from __future__ import annotations
@@ -20,15 +23,18 @@ import torch
 from timing import table
 
 from neuralcodec.codecs.fitted import load
+from neuralcodec.codecs.fitted import load
 from neuralcodec.codecs.video import files, fit
 from neuralcodec.codecs.video.fit import Plan
+from neuralcodec.codecs.video.fitted import FittedVideo
+from neuralcodec.codecs.video.outputs import write_clip
 from neuralcodec.datasets.folders import data_root
 from neuralcodec.datasets.video import Clip, read_clip
 from neuralcodec.eval.classical import CLASSICAL
 from neuralcodec.eval.metrics.video import quality
 
 PARTS = ("curve", "networks", "bunny", "decode")
-FRAMES, BUNNY_FRAMES = 32, 9
+FRAMES, BUNNY_FRAMES = 32, 5
 CURVE = {"video/hnerv": (4, 18, 32), "video/tiny": (8, 24, 40)}
 NETWORKS = ("video/grids", "video/nerv", "video/nerv-plus-plus", "video/hnerv-boost", "video/siren")
 PRESETS = ("video/tiny", "video/base", "video/large")
@@ -133,6 +139,13 @@ def run(parts: Sequence[str], seconds: float, log: Log) -> None:
             log.add("decode", name, LEVEL, clip, 1.0, lambda name=name: fitted(clip, name, LEVEL, 1.0))
 
 
+def write_clips(folder: Path, frames: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for width, height in BUNNY:
+        with (folder / f"bunny_{width}x{height}.y4m").open("wb") as out:
+            write_clip(bunny(width, height, frames), out, ".y4m")
+
+
 def show(results: Sequence[dict]) -> None:
     rows = [("part", "codec", "setting", "clip", "bytes", "bpp", "6:1:1 dB", "RGB dB", "× x264's bytes", "encode s", "decode frames/s")]
     for each in results:
@@ -172,8 +185,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1200, help="of each fit (default: 1200)")
     parser.add_argument("--output", type=Path, default=Path("video_fits.jsonl"))
     parser.add_argument("--table", action="store_true", help="only print what was measured")
+    parser.add_argument("--clips", type=Path, metavar="FOLDER", help="only write the clips of bunny")
+    parser.add_argument("--frames", type=int, default=17, help="of these (default: 17)")
     parser.add_argument("--processor", action="store_true", help="count the processor's seconds, on a machine that does other things too")
     options = parser.parse_args()
+    if options.clips:
+        write_clips(options.clips, options.frames)
+        return
     if options.processor:
         fit.clock = time.process_time
     log = Log(options.output)

@@ -23,10 +23,8 @@ import torch
 from timing import table
 
 from neuralcodec.codecs.fitted import load
-from neuralcodec.codecs.fitted import load
 from neuralcodec.codecs.video import files, fit
 from neuralcodec.codecs.video.fit import Plan
-from neuralcodec.codecs.video.fitted import FittedVideo
 from neuralcodec.codecs.video.outputs import write_clip
 from neuralcodec.datasets.folders import data_root
 from neuralcodec.datasets.video import Clip, read_clip

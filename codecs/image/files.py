@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from neuralcodec.entropy import container
 from neuralcodec.entropy.container import ImageHeader
 from neuralcodec.entropy.rans import CorruptStream
 
+FIT_BYTES = 1000  # of memory for a pixel that a fit takes: 1,170 at 768×512, 750 at 1536×1024
 NEAR = 0.15  # of the logarithm of a rate, or a dB's third: how close short fits come to a target before a long one steers towards it
 PEAKS: dict[Any, int] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 
@@ -129,6 +131,7 @@ def encode_picture(
         everything = Box(0, 0, height, width)
         compress: Any = codec.compress
         if isinstance(codec, FittedPicture):
+            _check_memory(height, width)
             compress = partial(codec.compress, plan=plan, report=report, aim=aim, checkpoint=checkpoint)
         if isinstance(codec, tiles.ImageCodec) and (effort or importance is not None):
             compress = partial(refine, codec, steps=STEPS[effort], weight=None if importance is None else weigh(everything), report=report)
@@ -143,6 +146,20 @@ def encode_picture(
     streams = tiles.encode(codec, take, level, grid, workers, report, None if importance is None else weigh)
     extras["tiles"] = container.varint(tile)
     return container.write("image", codec.fingerprint or UNSAVED, level, size, streams, extras)
+
+
+def _check_memory(height: int, width: int) -> None:
+    """
+    Raises:
+        CodecError: a fit of so many pixels takes more memory than the machine has.
+    """
+    try:
+        here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return
+    if (needed := height * width * FIT_BYTES) > here:
+        what = f"a fit to {width}×{height} pixels takes about {needed / 2**30:.0f} GiB of memory, and this machine has {here / 2**30:.0f}"
+        raise CodecError(f"{what}; scale the picture down, or use a model that is not fitted")
 
 
 def encode_to_target(codec: Codec, picture: Picture, target: Target, effort: int | None = None, **choices: Any) -> Hit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,15 +18,15 @@ from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_pi
 from neuralcodec.codecs.image.overfitted import FittedPicture, Plan
 from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, State
 from neuralcodec.codecs.image.overfitted_function import PictureFunction
-from neuralcodec.codecs.image.overfitted_integers import NARROW, PARTS, WIDE, tables
+from neuralcodec.codecs.image.overfitted_integers import NARROW, PARTS, SHORT, WIDE, tables
 from neuralcodec.codecs.image.overfitted_waves import ScaleCoder, Source
 from neuralcodec.codecs.image.pictures import Picture
 from neuralcodec.codecs.image.targets import Target
-from neuralcodec.entropy import container
+from neuralcodec.entropy import container, rans
 from neuralcodec.entropy.laplace import laplace_bits
 from neuralcodec.entropy.rans import CorruptStream
 
-SHORT = Plan(steps=3)
+BRIEF = Plan(steps=3)
 SMALL = {
     "class_path": "neuralcodec.codecs.image.overfitted.FittedPicture",
     "init_args": {
@@ -52,7 +53,7 @@ def codec(tmp_path_factory) -> FittedPicture:
     save_weights(made, path)
     loaded = load_weights(path)
     assert isinstance(loaded, FittedPicture)
-    loaded.plan = SHORT
+    loaded.plan = BRIEF
     return loaded
 
 
@@ -191,6 +192,22 @@ def test_a_position_sees_nothing_that_is_decoded_later(codec):
             assert (before == after).all()
 
 
+def test_a_tall_picture_takes_no_more_memory_than_a_square_one(codec):
+    network = codec.network(20)
+    height, width = 1500, 4
+    values = np.random.default_rng(0).integers(-3, 4, (3, height, width)).astype(np.int32)
+    coder = ScaleCoder([Source(network.luma, 0, range(3), np.zeros((3, 750, 2), np.int32))], NARROW, height, width)
+    decoder = rans.RowDecoder(rans.encode_rows(coder.encode([values]), tables(NARROW), SHORT), tables(NARROW), SHORT)
+    tracemalloc.start()
+    try:
+        decoded = coder.decode(decoder)[0]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (decoded == values).all()
+    assert peak < 400 * height * width
+
+
 def test_damaged_streams_are_refused_or_decode_to_something_else(codec):
     x = tensor(pixels(32, 32))
     coded = codec.compress(x, 45)
@@ -321,3 +338,9 @@ def test_any_function_can_be_fitted():
     decoded = codec.decompress(coded.streams, (8, 8), 63).signal
     assert float((decoded - x).abs().max()) < 0.02
     assert len(coded.streams[0]) < 24 and not coded.streams[1]
+
+
+def test_a_picture_that_no_memory_holds_is_refused_in_a_line(codec, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 2**10, "SC_PAGE_SIZE": 2**12}[name])  # 4 MiB
+    with pytest.raises(CodecError, match="takes about .* GiB of memory"):
+        encode_picture(codec, Picture(np.zeros((128, 128, 3), np.uint8)), 30)

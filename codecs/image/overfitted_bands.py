@@ -39,18 +39,24 @@ NARROW_SCALES = 3  # the finest ones, whose tables are short
 
 
 class Sensitivity(NamedTuple):
-    precision: float  # initial quantization step
-    speed: float  # factor on the learning rate
+    precision: float | None  # quantization step; by default one that follows from the size of the values
+    speed: float  # factor on the learning rate of a fit
 
 
-# By what is in the names of weights: those that all pixels depend on. Steps do not move: with integers as they are, their slope holds the
-# error but no bits, and makes them too fine (those trained so were best 13 % coarser at level 31.5, by 0.4 % of R + λD, and 20 % at 47.25).
+# By what is in the names of weights, the first that fits. Most are the same for every picture: few pay for their bits. Steps of latents do
+# not even move in training: with integers as they are, their slope holds the error but no bits, and makes them too fine (those trained so
+# were best 13 % coarser at level 31.5, by 0.4 % of R + λD, and 20 % at 47.25).
 SENSITIVE = {
     "gain": Sensitivity(2**-6, 0.0),
     "colour": Sensitivity(2**-10, 0.1),
     "offset": Sensitivity(2**-9, 0.1),
-    "synthesis": Sensitivity(2**-11, 0.01),
-    "restore": Sensitivity(2**-7, 0.3),
+    "synthesis": Sensitivity(2**-11, 0.0),
+    "restore_in_bias": Sensitivity(2**-7, 0.3),
+    "restore_out_bias": Sensitivity(2**-7, 0.3),
+    "restore": Sensitivity(2**-7, 0.0),
+    "bias": Sensitivity(None, 1.0),
+    "first": Sensitivity(None, 0.0),
+    "second": Sensitivity(None, 0.0),
 }
 
 
@@ -90,6 +96,8 @@ class Bands(PictureFunction):
         restoration: widths of the networks that restore what quantization has taken from luma, from the finest scale on. Nine tenths of
             the squared error are luma's.
     """
+
+    settled = 0.5
 
     def __init__(self, scales: int = 6, hidden: int = 16, chroma_hidden: int = 8, restoration: Sequence[int] = (56, 40, 32)):
         super().__init__()

@@ -49,6 +49,7 @@ LEAST_WEIGHT = 0.02  # of a tensor's root mean square, by which its steps are ch
 STEPS_OF_WEIGHT = 24.0  # to a tensor's root mean square
 UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that hardly change: only their rate counts before the end
 HALF_ROUNDED = Rounding(share=0.5)  # of weights that say all there is
+TAUGHT = 30  # steps after which trained weights rest: the farther they get, the more is lost when they are rounded; integers go on
 FASTER_SIDE = 3.0  # factor on the learning rate of their side information
 CURVATURE = (1.1, 4.0)  # factor on that of one latent alone, as many move at once: at first, and at most
 STIFFER, SOFTER = 1.15, 0.98  # what becomes of it after a step that has made R + λD larger, or smaller
@@ -58,14 +59,13 @@ class Plan(NamedTuple):
     """How long and how fast a function is fitted.
 
     It ends after ``seconds`` or ``steps``, whichever comes first; learning rates of weights and of side information (in its
-    integers); ``exact``: the share of the fit, at its end, with weights that are rounded.
+    integers).
     """
 
     seconds: float | None = None
     steps: int | None = 300
     weights: float = 2e-3
     side: float = 0.05
-    exact: float = 0.15
     taken: tuple[float, float] = (0.6, 0.3)  # shares of the steps of latents that gain something, at the start and at the end
     slowest: float = 0.02  # of the learning rates, at the end
 
@@ -119,9 +119,8 @@ class Fit:
         network = piece.network
         self.latents = [latent.requires_grad_(True) for latent in network.start(picture, lmbda)]
         self.active = [list(range(len(latent))) for latent in self.latents]
-        groups: list[dict[str, Any]] = [
-            {"params": list(piece.coder.parameters()), "speed": plan.side * (FASTER_SIDE if network.fresh else 1)}
-        ]
+        side = list(piece.coder.parameters()) if network.fresh else [piece.coder.scales]  # steps whose weights are not rounded only grow
+        groups: list[dict[str, Any]] = [{"params": side, "speed": plan.side * (FASTER_SIDE if network.fresh else 1)}]
         for name, parameter in network.named_parameters():
             groups.append({"params": [parameter], "speed": plan.weights * network.speed(name)})
         self.optimiser = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)
@@ -213,6 +212,7 @@ class Fit:
         began = time.monotonic()
         progress = self.progress
         network = self.piece.network
+        taught = progress if network.fresh else min(1.0, max(progress, self.done / TAUGHT))
         network.advance(progress)
         picture, options = self.picture, {}
         if network.pointwise:
@@ -221,7 +221,7 @@ class Fit:
             picture, options = picture[:, row::stride, column::stride], {"every": (row, column, stride)}
         if self.coded:
             early = HALF_ROUNDED if network.fresh else UNROUNDED
-            weights = self.piece.coder(self.piece.differences(), early if progress < 1 - self.plan.exact else EXACT)
+            weights = self.piece.coder(self.piece.differences(), early if taught < 1 - network.settled else EXACT)
             values, bits = self.piece.whole(weights.values), weights.bits
         else:
             values, bits = dict(network.named_parameters()), torch.zeros(())
@@ -236,7 +236,8 @@ class Fit:
         for latent in self.latents:
             latent.grad = None
         (rate + self.lmbda * PEAK**2 * error).backward()
-        slow = min(1.0, 0.1 + progress / 0.03) * (self.plan.slowest + (1 - self.plan.slowest) * 0.5 * (1 + math.cos(math.pi * progress)))
+        slow = min(1.0, 0.1 + taught / 0.03) * (self.plan.slowest + (1 - self.plan.slowest) * 0.5 * (1 + math.cos(math.pi * taught)))
+        slow *= taught < 1
         for group in self.optimiser.param_groups:
             group["lr"] = group["speed"] * slow
         self.optimiser.step()

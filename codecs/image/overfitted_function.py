@@ -34,10 +34,12 @@ class PictureFunction(nn.Module):
         pointwise: :meth:`draw` takes ``every``: first row, first column and stride of the pixels to draw. A fit then draws some in each
             step.
         fresh: nothing is known of the weights before a fit: all the file says is in them, so they are rounded from the start.
+        settled: share of a fit, at its end, in which every weight is rounded.
     """
 
     pointwise = False
     fresh = False
+    settled = 0.15
 
     def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
         """(3, H, W), in about 0…1, from latents in steps, as :meth:`start` gives them, but rounded."""

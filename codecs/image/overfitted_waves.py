@@ -19,7 +19,6 @@ from neuralcodec.entropy.rans import RowDecoder
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
 BEHIND = LAG // 2  # rows by which a band is behind the one before
-BYTES = 4  # of an element of memory: float32 holds every input exactly
 POSITIONS = 2**15  # whose contexts are worked out at once, when encoding
 
 Part = tuple[np.ndarray, np.ndarray]  # symbols, tables
@@ -90,25 +89,23 @@ class ScaleCoder:
         length = left + self.width + right
         size = (self.height + 2 * beyond + top + bottom) * length
         parents = sum(len(source.active) for source in self.sources if source.parent is not None)
-        memory = np.zeros((2 * self.count + parents + 1) * size, np.float32)  # magnitudes, values, parents, zeros
+        # Magnitudes, values, parents, zeros; float32 holds every input exactly.
+        memory = np.zeros((2 * self.count + parents + 1) * size, np.float32)
         found = np.zeros(self.count * size, np.int32)
         contexts, distances = self._contexts(memory.reshape(-1, size // length, length), beyond)
         begin = (top + beyond) * length + left
         bands = np.arange(self.count)[:, None]
         lookup = magnitudes().astype(np.float32)
 
-        def pieces(of: np.ndarray, where: int, planes: int) -> np.ndarray:
-            """What a wave writes."""
-            strides = (of.itemsize * (size - BEHIND * length), of.itemsize * (length - 2))
-            return np.ndarray((planes, high - low), of.dtype, of, of.itemsize * where, strides)
-
+        down = length - 2  # from one position of a wave to the next
+        strides = (size - BEHIND * length, down)
         for step in range(self.width + 2 * (self.height + beyond - 1)):
             low, high = max(0, (step - self.width + 2) // 2), min(self.height + beyond, step // 2 + 1)
             if low >= high:
                 continue
             first = begin + low * length + step - 2 * low
-            last = memory.size - (high - low - 1) * (length - 2)  # where such a piece may begin
-            seen = np.ndarray((last, high - low), np.float32, memory, 0, (BYTES, BYTES * (length - 2)))
+            seen = _view(memory, 0, (memory.size - (high - low - 1) * down, high - low), (1, down))  # pieces that begin anywhere
+            shape = (self.count, high - low)
             out = [context(seen[first + distance].astype(np.float64)) for context, distance in zip(contexts, distances)]
             table, whole = named(np.concatenate(out) if len(out) > 1 else out[0], self.kind.last)
             if low < beyond or high > self.height:
@@ -119,9 +116,9 @@ class ScaleCoder:
             else:
                 symbols = np.add(decoder.take(table), whole, dtype=np.int64)
             clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
-            pieces(memory, first, self.count)[:] = lookup[np.abs(clipped)]
-            pieces(memory, first + self.count * size, self.count)[:] = clipped * VALUE_SCALE
-            pieces(found, first, self.count)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
+            _view(memory, first, shape, strides)[:] = lookup[np.abs(clipped)]
+            _view(memory, first + self.count * size, shape, strides)[:] = clipped * VALUE_SCALE
+            _view(found, first, shape, strides)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
         whole_planes = found.reshape(self.count, -1, length)[:, top + beyond :][:, : self.height, left : left + self.width]
         result, band = [], 0
         for source in self.sources:
@@ -185,6 +182,12 @@ def with_flags(kind: Tables) -> IntegerTables:
 
 def _magnitude(values: np.ndarray) -> np.ndarray:
     return magnitudes()[np.minimum(np.abs(values), VALUE_LIMIT).astype(np.int64)]
+
+
+def _view(memory: np.ndarray, begin: int, shape: tuple[int, int], strides: tuple[int, int]) -> np.ndarray:
+    """Elements of flat memory."""
+    bytes_each = memory.itemsize
+    return np.ndarray(shape, memory.dtype, memory, bytes_each * begin, (bytes_each * strides[0], bytes_each * strides[1]))
 
 
 def _doubled(planes: np.ndarray, height: int, width: int) -> np.ndarray:

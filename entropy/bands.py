@@ -22,6 +22,7 @@ from neuralcodec.entropy.latents import MAGNITUDE_LIMIT, LatentCoder, integers, 
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 
 FLAG_INDEX = round(index_of(0.45))  # of the table of flags, nine of ten of which are as expected
+IDLE_INDEX = round(index_of(0.12))  # what a fit is told of channels that are zero, which cost nothing: nine bits for the first other value
 OFFSETS = range(-10, 11)  # that an encoder tries
 AT_ONCE = 2**18  # positions of rows that are decoded together, about
 
@@ -50,8 +51,12 @@ class BandCoder(LatentCoder):
 
     @torch.no_grad()
     def indexes(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        found = [index for index, _ in self._contexts([rounded(each) for each in latents])]
-        return [limited(index + torch.round(offsets)[:, None, None]) for index, offsets in zip(found, self.offsets)]
+        wholes = [rounded(each) for each in latents]
+        found = []
+        for whole, (index, _), offsets in zip(wholes, self._contexts(wholes), self.offsets):
+            idle = ~whole.flatten(2).any(2)[:, :, None, None]
+            found.append(limited(index + torch.round(offsets)[:, None, None]).masked_fill(idle, IDLE_INDEX))
+        return found
 
     @torch.no_grad()
     def symbols(self, latents: Sequence[Tensor]) -> list[Tensor]:

@@ -107,15 +107,11 @@ class LatentCoder(nn.Module):
         chosen = [torch.sign(value) * torch.floor(value.abs() + 0.3) for value in values]
         for _ in range(turns):
             for number, index in enumerate(self.indexes(chosen)):
-                best = None
-                for smaller in (0, 1, math.inf):
-                    candidate = torch.sign(nearest[number]) * (nearest[number].abs() - smaller).clamp_min(0)
-                    cost = laplace_bits(candidate, index) + worth[number] * (values[number] - candidate).square()
-                    if best is None:
-                        best, choice = cost, candidate
-                    else:
-                        better = cost < best
-                        best, choice = torch.where(better, cost, best), torch.where(better, candidate, choice)
+                expected = self.expected(number, chosen[number])
+                choice, best = nearest[number], torch.full_like(index, math.inf)
+                for candidate in (choice, choice - torch.sign(choice - expected), expected):
+                    cost = laplace_bits(candidate - expected, index) + worth[number] * (values[number] - candidate).square()
+                    choice, best = torch.where(cost < best, candidate, choice), torch.minimum(cost, best)
                 chosen[number] = choice
         return chosen
 

@@ -29,6 +29,7 @@ from neuralcodec.codecs.video.networks import VideoNetwork
 from neuralcodec.entropy.rans import CorruptStream
 
 STREAMS = ("weights", "grids")  # of each group of pictures
+FINER = 1.1  # factor on λ beyond which a fit does not start from a known one: what that found not to be worth its bits would stay so
 AT_ONCE = 2**25  # pixels that are drawn together
 
 
@@ -123,7 +124,7 @@ class FittedVideo(VideoCodec):
             piece = Piece(copy.deepcopy(network).requires_grad_(True), group.end - group.begin, height, width)
             counted = partial(_counted, report, number, len(groups))
             state = store.state if store and store.state else None
-            if known is not None and number in known.states:
+            if known is not None and number in known.states and lmbda <= FINER * known.lmbda:
                 state = warmed(known.states[number], piece, lmbda / known.lmbda)
             with torch.enable_grad():
                 under_way = fitting(piece, x[0, group.begin : group.end], lmbda, plan, state=state)

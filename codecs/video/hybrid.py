@@ -65,7 +65,7 @@ class HybridDecoder(VideoNetwork):
 
     coder = BandCoder
 
-    def __init__(self, key: int = 4, scales: int = 5, block: int = 16, cascade: float = 0.8):
+    def __init__(self, key: int = 8, scales: int = 5, block: int = 16, cascade: float = 0.8):
         super().__init__()
         if key < 1 or block < 2 or not 2 <= scales <= 8:
             raise ValueError("key is positive, block at least 2, and there are 2 to 8 scales")

@@ -12,6 +12,7 @@ picture is worth to all that are made of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from neuralcodec.codecs.video.fit import PEAK, PLANE_WEIGHTS, Fitting, Moments, roundings, schedule, squared_error
 from neuralcodec.entropy.laplace import laplace_bits
 
+AT_ONCE = 2**22  # pixels that are drawn together: key pictures before them are drawn anew for every run
 PROBES = 2  # random pictures for the curvature
 AROUND = 7  # latents on each side of the square in which it is averaged
 LEAST = 0.1  # of the mean curvature of a row, that each latent has
@@ -45,7 +47,7 @@ class Sweeping(Fitting):
     def prepare(self) -> None:
         self.exact = [values.clone() for values in self.latents]  # where Newton's method is, of which `latents` are the integers
         self.gradients = [torch.zeros_like(values) for values in self.latents]
-        self.runs = self.piece.network.runs(self.piece.frames)
+        self.runs = _together(self.piece.network.runs(self.piece.frames), AT_ONCE // (self.piece.height * self.piece.width))
         self.pixels = self.piece.frames * self.piece.height * self.piece.width
         self.total = 0.0
         self.best = Best(math.inf, [], [])
@@ -200,6 +202,17 @@ class Sweeping(Fitting):
             for total, square in zip(totals, squares):
                 total += square.square() / PROBES
         return [_smooth(total) for total in totals]
+
+
+def _together(runs: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Fewer and longer runs, of at most so many frames."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in runs:
+        if joined and end - joined[-1][0] <= most:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 def _smooth(total: Tensor) -> Tensor:

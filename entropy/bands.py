@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from neuralcodec.entropy import rans
-from neuralcodec.entropy.band_contexts import FAMILIES, Seen, Turn, inputs, limited, networks, seen, turns
+from neuralcodec.entropy.band_contexts import FAMILIES, Inputs, Seen, Turn, inputs, limited, networks, seen, turns
 from neuralcodec.entropy.laplace import SCALES, index_of, laplace_tables
 from neuralcodec.entropy.latents import MAGNITUDE_LIMIT, LatentCoder, integers, prices, rounded, side_price, table_bits
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
@@ -109,7 +109,7 @@ class BandCoder(LatentCoder):
         every = []
         for number, whole in enumerate(wholes):
             symbols = torch.zeros_like(whole)
-            for rows in self._rows(number, whole, wholes):
+            for rows in self.rows(number, whole, wholes):
                 for step in self._walk(number, rows):
                     places, active = self._places(number, rows, step), rows.active[step.channels]
                     coded = whole.transpose(0, 1)[places] - step.mean
@@ -129,7 +129,7 @@ class BandCoder(LatentCoder):
         for number, (shape, active) in enumerate(zip(self.shapes, self._actives(flags))):
             whole = torch.zeros(shape.rows, shape.channels, shape.height, shape.width, device=self._device)
             symbols = torch.zeros_like(whole)
-            for rows in self._rows(number, whole, wholes, active):
+            for rows in self.rows(number, whole, wholes, active):
                 for step in self._walk(number, rows):
                     places, coded = self._places(number, rows, step), rows.active[step.channels]
                     taken = torch.zeros_like(step.mean)
@@ -164,13 +164,13 @@ class BandCoder(LatentCoder):
         """Of a grid; zero where a channel is."""
         index, mean = torch.zeros_like(whole), torch.zeros_like(whole)
         shape = self.shapes[number]
-        for rows in self._rows(number, whole, {} if parent is None else {shape.parent: parent}):
+        for rows in self.rows(number, whole, {} if parent is None else {shape.parent: parent}):
             for step in self._walk(number, rows):
                 places, active = self._places(number, rows, step), rows.active[step.channels][:, :, None, None]
                 index.transpose(0, 1)[places], mean.transpose(0, 1)[places] = step.index * active, step.mean * active
         return index, mean
 
-    def _rows(
+    def rows(
         self, number: int, whole: Tensor, others: Sequence[Tensor] | dict[int | None, Tensor], active: np.ndarray | None = None
     ) -> Iterator[Rows]:
         """Rows that are not zero, of a whole that may fill on the way.
@@ -193,19 +193,28 @@ class BandCoder(LatentCoder):
             parent = None if shape.parent is None else seen(others[shape.parent][rows].transpose(0, 1), shape.family)
             yield Rows(rows, torch.from_numpy(active[rows].T.copy()), here, before, parent)
 
-    def _walk(self, number: int, rows: Rows) -> Iterator[Step]:
-        """Turn by turn, each from what is known after those before."""
+    def given(self, number: int, rows: Rows) -> Iterator[tuple[Turn, list[int], Inputs]]:
+        """What networks are given, turn by turn, each from what is known after those before."""
         shape = self.shapes[number]
-        size = (shape.height, shape.width)
         channels = rows.active.any(1).nonzero()[:, 0].tolist()
         for turn in turns(shape.family, shape.channels):
             chosen = [channel for channel in channels if turn.begin <= channel < turn.end]
             if chosen and turn.top < shape.height and turn.left < shape.width:
-                given = inputs(shape.family, turn, rows.here, rows.before, rows.parent, chosen, size)
-                place = shape.place + (turn.level if FAMILIES[shape.family].smooth else 0)
-                index, mean = networks()[shape.family][turn.which](turn, place, chosen, given)
-                form = (len(chosen), len(rows.rows), *(-(-(side - at) // turn.stride) for side, at in zip(size, (turn.top, turn.left))))
-                yield Step(turn, chosen, limited(index).view(form), mean.view(form))
+                size = (shape.height, shape.width)
+                yield turn, chosen, inputs(shape.family, turn, rows.here, rows.before, rows.parent, chosen, size)
+
+    def _walk(self, number: int, rows: Rows) -> Iterator[Step]:
+        shape = self.shapes[number]
+        for turn, chosen, given in self.given(number, rows):
+            index, mean = networks()[shape.family][turn.which](turn, self.place(number, turn), chosen, given)
+            across = -(-(shape.width - turn.left) // turn.stride)
+            form = (len(chosen), len(rows.rows), -1, across)
+            yield Step(turn, chosen, limited(index).view(form), mean.view(form))
+
+    def place(self, number: int, turn: Turn) -> int:
+        """Of a grid in its family, which biases depend on."""
+        shape = self.shapes[number]
+        return shape.place + (turn.level if FAMILIES[shape.family].smooth else 0)
 
     def _flags(self, actives: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Whether a channel of a row is not what is expected, of every grid, row by row."""

@@ -13,8 +13,10 @@ from torch import Tensor
 from neuralcodec.entropy import band_contexts, bands
 from neuralcodec.entropy.band_contexts import FAMILIES, magnitude, networks, turns
 from neuralcodec.entropy.bands import BandCoder
+from neuralcodec.entropy.laplace import laplace_bits
 from neuralcodec.entropy.latents import GridShape
 from neuralcodec.entropy.rans import CorruptStream
+from neuralcodec.training import band_contexts as training
 
 
 def shapes(height: int = 21, width: int = 34, rows: int = 3, alone: bool = False) -> list[GridShape]:
@@ -107,6 +109,24 @@ def test_magnitudes_are_a_logarithm_in_steps_of_a_32nd():
     exact = torch.log2(values.double() + 1) * band_contexts.INPUT_UNIT
     assert float((magnitude(values) - exact.clamp(max=255)).abs().max()) < 4
     assert (magnitude(values).diff() >= 0).all() and magnitude(torch.tensor([0.0, 1.0, 3.0])).tolist() == [0, 32, 64]
+
+
+@pytest.mark.parametrize("key", [("bands", 1, 3, 4), ("ways", 2, 1, 0)])
+def test_trained_networks_are_the_integers_that_are_kept(key):
+    name, which, parity, channel = key
+    family, count = FAMILIES[name], 300
+    torch.manual_seed(0)
+    values = torch.randint(-20, 20, (count, 9)).to(torch.int16) if family.smooth else None
+    inputs, places = torch.randint(0, 200, (count, family.inputs)).to(torch.uint8), torch.full((count,), 17, dtype=torch.uint8)
+    seen = training.Examples(inputs, values, torch.randint(-3, 4, (count,)).float(), torch.ones(count), places)
+    context = training.trained(key, seen, 0.3)
+    tensors = training.tensors({key: context})
+    network = band_contexts.Network(*(tensors[f"{name}.{which}.{field}"].float() for field in band_contexts.Network._fields))
+    begin = family.sets[which][0]
+    turn = next(turn for turn in turns(name, family.sets[-1][1]) if turn.which == which and turn.parity == parity)
+    given = band_contexts.Inputs(inputs.float().T[None], None if values is None else values.float().T[None])
+    index, mean = network(turn, 17, [begin + channel], given)
+    assert float(laplace_bits(seen.targets - mean[0], index[0]).sum()) == pytest.approx(float(context(seen).detach()), rel=0.002)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ class Fitting:
         self.generator = torch.Generator().manual_seed(seed)
         self.queue: list[tuple[int, int]] = []
         self.done, self.seconds = (0, 0.0) if state is None else (int(state["done"]), float(state["seconds"]))
+        self.counted = 1  # steps that a call of `step` is
         self.before = self.progress
         self.error = self.rate = 0.0
         self.settle()
@@ -208,7 +209,7 @@ class Fitting:
             total = self.plan.steps if self.plan.seconds is None else max(self.done, round(self.done / max(self.progress, 1e-9)))
             left = round(self.seconds / self.done * (total - self.done))
             quality = -10 * math.log10(max(self.error, 1e-10))
-            report(self.done, total, f"{self.rate:.4f} bpp, {quality:.2f} dB, {left // 60}:{left % 60:02} left")
+            report(min(self.done, total), total, f"{self.rate:.4f} bpp, {quality:.2f} dB, {left // 60}:{left % 60:02} left")
             if keep is not None and (not self.queue or not self.piece.network.linear):
                 keep(self)
         return self.fitted()
@@ -218,11 +219,11 @@ class Fitting:
         began, progress = clock(), self.progress
         if int(progress * SETTLED) > int(self.before * SETTLED) and self.done - self.settled >= REFRESHED:
             self.settle()
-        elif self.done and self.done % REFRESHED == 0:
-            self.indexes = self.piece.grids.indexes(self.latents)
+        elif self.done - self.refreshed >= REFRESHED:
+            self.indexes, self.refreshed = self.piece.grids.indexes(self.latents), self.done
         self.before = progress
         self.step(progress)
-        self.done += 1
+        self.done += self.counted
         self.seconds += clock() - began
 
     def fitted(self) -> Fitted:
@@ -236,7 +237,7 @@ class Fitting:
 
     def settle(self) -> None:
         """Contexts and their tables to what the latents are by now."""
-        self.settled = self.done
+        self.settled = self.refreshed = self.done
         self.piece.grids.settle(self.latents)
         self.indexes = self.piece.grids.indexes(self.latents)
 

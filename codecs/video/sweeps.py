@@ -65,6 +65,7 @@ class Sweeping(Fitting):
         """With the frames of one run; after the last one, latents move."""
         self.queue = self.queue or list(self.runs)
         begin, end = self.queue.pop()
+        self.counted = sum(begin <= first < end for first, _ in self.piece.network.runs(self.piece.frames))
         weights = self.piece.weights(self.piece.differences(), roundings(self.plan, progress)[1])
         leaves, spans, drawn = self._drawn(begin, end, weights.values)
         error = squared_error(drawn, self.pictures[begin:end]) * ((end - begin) / self.piece.frames)

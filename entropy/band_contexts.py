@@ -158,7 +158,7 @@ def inputs(name: str, turn: Turn, here: Seen, before: Seen, parent: Seen | None,
         earlier = at(before.values)
         for pair in OPPOSITE:
             found.append(magnitude((at(here.values, place=pair[0]) - at(here.values, place=pair[1])).abs()) if pair[0] in known else zero)
-        mean = torch.floor(sum(signed) / max(len(known), 1) + 0.5) if known else zero
+        mean = torch.floor(torch.stack(signed).sum(0) / len(known) + 0.5) if known else zero
         found += [at(before.magnitudes), magnitude((earlier - mean).abs())]
         others = list(range(turn.begin))
         both = at(here.values, others) if others else zero[:0]

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralcodec.codecs.image.overfitted_context import BandContext
+from neuralcodec.codecs.image.overfitted_context import BandContext, magnitude
 from neuralcodec.codecs.image.overfitted_function import Drawn, Moves, PictureFunction
 from neuralcodec.codecs.image.overfitted_integers import NARROW, SHORT, WIDE, Tables, tables
 from neuralcodec.codecs.image.overfitted_waves import ScaleCoder, Source, with_flags
@@ -130,16 +130,17 @@ class Bands(PictureFunction):
         groups = self.groups(height, width)
         active = active or [range(group.channels) for group in groups]
         latents = [latent if which else latent.detach() for latent, which in zip(latents, active)]
+        seen = [magnitude(latent.detach()).requires_grad_(latent.requires_grad) for latent in latents]
         bits = latents[0].new_zeros(())
         moves: list[Moves | None] = []
         for number, (group, which) in enumerate(zip(groups, active)):
             if not which:
                 moves.append(None)
                 continue
-            context, parent, guide, scale = self._around(number, group, latents)
-            cost, down, up = context.bits(latents[number], parent, guide, scale, which, group.tables.last)
+            context, parent, guide, scale = self._around(number, group, seen)
+            cost, down, up = context.bits(latents[number], seen[number], parent, guide, scale, which, group.tables.last)
             bits = bits + cost
-            moves.append(Moves(down, up))
+            moves.append(Moves(down, up, seen[number]))
         return Drawn(self.draw(latents, height, width), bits, moves)
 
     def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
@@ -190,12 +191,12 @@ class Bands(PictureFunction):
         )
         return contexts + synthesis + restoration + height * width * self.colour.numel()
 
-    def _around(self, number: int, group: Group, values: Sequence[Tensor]) -> tuple[BandContext, Tensor | None, Tensor | None, int]:
-        """The context of a group, its parent, its guide, and the number of its scale."""
+    def _around(self, number: int, group: Group, seen: Sequence[Tensor]) -> tuple[BandContext, Tensor | None, Tensor | None, int]:
+        """The context of a group, magnitudes of its parent and of its guide, and the number of its scale."""
         if group.kind == "low":
             return self.low, None, None, 0
-        parent = values[number - 2] if group.scale < self.scales else torch.zeros_like(values[number])
-        guide = values[number - 1] if group.kind == "chroma" else None
+        parent = seen[number - 2] if group.scale < self.scales else torch.zeros_like(seen[number])
+        guide = seen[number - 1] if group.kind == "chroma" else None
         return (self.luma if group.kind == "luma" else self.chroma), parent, guide, group.scale - 1
 
     @torch.no_grad()

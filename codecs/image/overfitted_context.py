@@ -236,38 +236,39 @@ class BandContext(nn.Module):
             plane -= count
         return "guide", plane
 
-    def planes(self, values: Tensor, parent: Tensor | None, guide: Tensor | None) -> Tensor:
+    def planes(self, values: Tensor, sizes: Tensor, parent: Tensor | None, guide: Tensor | None) -> Tensor:
         """Everything that is looked at, stacked and padded with zeros: magnitudes, values, a plane of zeros, parents, guides.
 
         Args:
             values: (channels, rows, columns) of the group.
-            parent: of the coarser scale, (channels, ⌈rows/2⌉, ⌈columns/2⌉).
-            guide: (3, rows, columns).
+            sizes: their :func:`magnitude`.
+            parent: magnitudes of the coarser scale, (channels, ⌈rows/2⌉, ⌈columns/2⌉).
+            guide: magnitudes of luma, (3, rows, columns).
         """
         height, width = values.shape[1:]
-        parts = [magnitude(values), values.clamp(-VALUE_LIMIT, VALUE_LIMIT) * 2.0**-VALUE_SHIFT, torch.zeros_like(values[:1])]
+        parts = [sizes, values.clamp(-VALUE_LIMIT, VALUE_LIMIT) * 2.0**-VALUE_SHIFT, torch.zeros_like(values[:1])]
         if self.parent:
             assert parent is not None
-            parts.append(_doubled(magnitude(parent), height, width))
+            parts.append(_doubled(parent, height, width))
         if self.guide:
             assert guide is not None
-            parts.append(magnitude(guide))
+            parts.append(guide)
         return F.pad(torch.cat(parts), PADDING)
 
     def bits(
-        self, values: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, active: Sequence[int], last: int
+        self, values: Tensor, sizes: Tensor, parent: Tensor | None, guide: Tensor | None, scale: int, active: Sequence[int], last: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of a group, a scalar, differentiable; and what they change by if a value falls or grows by one, (bands, rows, columns) each.
 
         Args:
-            values, parent, guide: integers, as in :meth:`planes`.
+            values, sizes, parent, guide: of integers, as in :meth:`planes`.
             active: the bands that are coded.
             last: the largest scale index.
         """
         which = slice(None) if len(active) == self.channels else list(active)
         weights = (self.first, self.first_bias[scale], self.second, self.second_bias, self.last, self.last_bias[scale], self.skip)
         chosen = [weight[which] for weight in weights]
-        planes = self.planes(values, parent, guide)
+        planes = self.planes(values, sizes, parent, guide)
         key = (scale, tuple(active), *values.shape[1:])
         if key not in self._windows:
             self._windows = {known: each for known, each in self._windows.items() if known[0] != scale}

@@ -51,8 +51,9 @@ UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that hardly change: on
 HALF_ROUNDED = Rounding(share=0.5)  # of weights that say all there is
 TAUGHT = 30  # steps after which trained weights rest: the farther they get, the more is lost when they are rounded; integers go on
 FASTER_SIDE = 3.0  # factor on the learning rate of their side information
-CURVATURE = (1.1, 4.0)  # factor on that of one latent alone, as many move at once: at first, and at most
-STIFFER, SOFTER = 1.15, 0.98  # what becomes of it after a step that has made R + λD larger, or smaller
+CURVATURE = 1.1  # factor on that of one latent alone, as many move at once
+SHARES = (0.6, 0.01)  # of the steps of latents that gain something which are taken: at first and at most, and at least
+FEWER, MORE = 0.7, 1.03  # what becomes of that after a step that has made R + λD larger, or smaller
 
 
 class Plan(NamedTuple):
@@ -66,7 +67,6 @@ class Plan(NamedTuple):
     steps: int | None = 300
     weights: float = 2e-3
     side: float = 0.05
-    taken: tuple[float, float] = (0.6, 0.3)  # shares of the steps of latents that gain something, at the start and at the end
     slowest: float = 0.02  # of the learning rates, at the end
 
 
@@ -123,11 +123,13 @@ class Fit:
         groups: list[dict[str, Any]] = [{"params": side, "speed": plan.side * (FASTER_SIDE if network.fresh else 1)}]
         for name, parameter in network.named_parameters():
             groups.append({"params": [parameter], "speed": plan.weights * network.speed(name)})
+            if coded and not network.speed(name):
+                parameter.requires_grad_(False)
         self.optimiser = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.done, self.spent = 0, 0.0
         self.bpp, self.error = math.nan, math.nan
-        self.curvature = CURVATURE[0]
+        self.share = SHARES[0]
 
     @property
     def progress(self) -> float:
@@ -176,7 +178,7 @@ class Fit:
             for kind, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"{kind} {number}"] = value
         text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "active": json.dumps(self.active)}
-        text["known"] = json.dumps([self.bpp, self.error, self.curvature, self.lmbda])
+        text["known"] = json.dumps([self.bpp, self.error, self.share, self.lmbda])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
@@ -200,7 +202,7 @@ class Fit:
                 if state:
                     self.optimiser.state[parameter] = state
             self.generator.set_state(tensors["random"])
-            self.bpp, self.error, self.curvature, self.lmbda = json.loads(text["known"])
+            self.bpp, self.error, self.share, self.lmbda = json.loads(text["known"])
             self.done, self.spent, self.active = int(text["done"]), float(text["spent"]), json.loads(text["active"])
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
@@ -230,8 +232,8 @@ class Fit:
         rate = (drawn.bits + bits) / (self.height * self.width)
         before = self.bpp + self.lmbda * PEAK**2 * self.error  # no number before the first step
         self.bpp, self.error = float(rate.detach()), float(error.detach())
-        factor = STIFFER if self.bpp + self.lmbda * PEAK**2 * self.error > before else SOFTER
-        self.curvature = min(max(self.curvature * factor, CURVATURE[0]), CURVATURE[1])
+        factor = FEWER if self.bpp + self.lmbda * PEAK**2 * self.error > before else MORE
+        self.share = min(max(self.share * factor, SHARES[1]), SHARES[0])
         self.optimiser.zero_grad(set_to_none=True)
         for latent in self.latents:
             latent.grad = None
@@ -242,25 +244,34 @@ class Fit:
             group["lr"] = group["speed"] * slow
         self.optimiser.step()
         if self.latents:
-            self._move(drawn.moves, progress)
+            self._move(drawn.moves)
         self.done += 1
         self.spent += time.monotonic() - began
 
     @torch.no_grad()
-    def _move(self, moves: Sequence[Moves | None], progress: float) -> None:
+    def _move(self, moves: Sequence[Moves | None]) -> None:
         """Take steps of latents that gain something; leave out bands that have become zero."""
-        share = self.plan.taken[0] + (self.plan.taken[1] - self.plan.taken[0]) * progress
         pixels = self.height * self.width
         for latent, active, move, bend in zip(self.latents, self.active, moves, self.piece.network.curvature(self.lmbda)):
             if move is None or latent.grad is None:
                 continue
             which = slice(None) if len(active) == len(latent) else list(active)
-            slope, curve = latent.grad[which] * pixels, bend[which] * self.curvature
+            values, slope = latent[which], latent.grad[which] * pixels
+            curve = bend[which] * CURVATURE
             down, up = move.down.add_(curve).sub_(slope), move.up.add_(curve).add_(slope)
-            chosen = torch.rand(down.shape, generator=self.generator) < share
+            if move.seen.grad is not None:
+                others, seen = move.seen.grad[which] * pixels, move.seen.detach()[which]
+                down += _around(others, torch.log2(1 + (values - 1).abs()) - seen)
+                up += _around(others, torch.log2(1 + (values + 1).abs()) - seen)
+            chosen = torch.rand(down.shape, generator=self.generator) < self.share
             latent[which] += ((up < 0) & (up < down) & chosen).float() - ((down < 0) & (down <= up) & chosen).float()
             for channel in [channel for channel in active if not latent[channel].any()]:
                 active.remove(channel)
+
+
+def _around(slope: Tensor, change: Tensor) -> Tensor:
+    """What bits around a latent change by with its magnitude. No gain is expected of larger ones: tangents promise far too much."""
+    return torch.where(change > 0, (slope * change).clamp_(min=0), slope * change)
 
 
 __all__ = ["DEFAULT", "Fit", "Piece", "Plan", "State"]

@@ -15,6 +15,7 @@ class Moves(NamedTuple):
 
     down: Tensor
     up: Tensor
+    seen: Tensor  # log₂(1 + |latent|) of all channels, as contexts see it; has the gradient of the bits of those around
 
 
 class Drawn(NamedTuple):

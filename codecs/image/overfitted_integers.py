@@ -115,7 +115,7 @@ def tables(kind: Tables) -> IntegerTables:
                 sides = []
                 for sign in (1, -1):
                     tail = half * (-rate * (half - sign * mean)).exp()  # beyond the interval around zero
-                    masses = []
+                    masses: list[Decimal] = []
                     for _ in range(kind.reach):
                         if tail < Decimal(TAIL) and len(masses) >= LEAST_REACH:
                             break

@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
     turn: Turn
     channels: list[int]  # of which some row is not zero
-    index: Tensor  # before offsets, (channels, rows, height, width)
+    tables: Tensor  # before offsets, (channels, rows, height, width)
     mean: Tensor
 
 
@@ -152,7 +152,7 @@ class BandCoder(LatentCoder):
         return (channels, first, *step.turn.places(0, shape.height, shape.width))
 
     def _shifted(self, number: int, step: Step) -> Tensor:
-        return limited(step.index + torch.round(self.offsets[number])[step.channels, None, None, None])
+        return limited(step.tables + torch.round(self.offsets[number])[step.channels, None, None, None])
 
     def _contexts(self, wholes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Scale indexes before offsets, and means, of every grid."""
@@ -167,7 +167,7 @@ class BandCoder(LatentCoder):
         for rows in self.rows(number, whole, {} if parent is None else {shape.parent: parent}):
             for step in self._walk(number, rows):
                 places, active = self._places(number, rows, step), rows.active[step.channels][:, :, None, None]
-                index.transpose(0, 1)[places], mean.transpose(0, 1)[places] = step.index * active, step.mean * active
+                index.transpose(0, 1)[places], mean.transpose(0, 1)[places] = step.tables * active, step.mean * active
         return index, mean
 
     def rows(

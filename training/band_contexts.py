@@ -124,6 +124,8 @@ def examples(shapes: list[GridShape], wholes: list[Tensor]) -> Iterator[tuple[Ke
 class Context(nn.Module):
     """One channel's network of one parity, in real numbers that are rounded as the integers will be."""
 
+    known: Tensor
+
     def __init__(self, key: Key):
         super().__init__()
         family = FAMILIES[key[0]]
@@ -186,6 +188,10 @@ def tensors(networks: dict[Key, Context]) -> dict[str, Tensor]:
     return made
 
 
+def _joined(parts: list[Examples]) -> Examples:
+    return Examples(*(None if part[0] is None else torch.cat(part) for part in zip(*parts)))  # type: ignore[arg-type]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, help="a folder of folders of pictures")
@@ -202,7 +208,7 @@ def main() -> None:
     for shapes, wholes in pieces(options.clips, codec, options.work, options.fits):
         for key, each in examples(shapes, wholes):
             found.setdefault(key, []).append(each)
-    joined = {key: Examples(*(None if part[0] is None else torch.cat(part) for part in zip(*parts))) for key, parts in found.items()}
+    joined = {key: _joined(parts) for key, parts in found.items()}
     shares = {key: float((each.targets != 0).sum() + 1500) ** 0.8 for key, each in joined.items()}
     whole = sum(shares.values())
     save_file(tensors({key: trained(key, each, options.seconds * shares[key] / whole) for key, each in joined.items()}), options.output)

@@ -237,7 +237,8 @@ class Fitting:
 
     def settle(self) -> None:
         """Contexts and their tables to what the latents are by now."""
-        self.settled = self.refreshed = self.done
+        self.settled: int = self.done
+        self.refreshed: int = self.done
         self.piece.grids.settle(self.latents)
         self.indexes = self.piece.grids.indexes(self.latents)
 

@@ -111,7 +111,8 @@ class HybridDecoder(VideoNetwork):
         for kind, count in enumerate((1, len(nodes) - 1, frames - len(nodes))):
             size = (height, width) if count else (1, 1)  # of what nobody needs
             if kind:
-                motion = GridShape(1, (KEY, BETWEEN)[kind - 1], *(-(-side // self.block) for side in size))
+                rows, columns = (-(-side // self.block) for side in size)
+                motion = GridShape(1, (KEY, BETWEEN)[kind - 1], rows, columns)
                 made.append(motion._replace(rows=max(count, 1), family=("motion", "ways")[kind - 1], alone=kind == 2))
             first = len(made)
             made += [

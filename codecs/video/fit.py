@@ -165,6 +165,8 @@ class Fitting:
         self.counted = 1  # steps that a call of `step` is
         self.before = self.progress
         self.error = self.rate = 0.0
+        self.settled: int = self.done
+        self.refreshed: int = self.done
         self.settle()
         self.prepare()
 
@@ -237,8 +239,7 @@ class Fitting:
 
     def settle(self) -> None:
         """Contexts and their tables to what the latents are by now."""
-        self.settled: int = self.done
-        self.refreshed: int = self.done
+        self.settled = self.refreshed = self.done
         self.piece.grids.settle(self.latents)
         self.indexes = self.piece.grids.indexes(self.latents)
 

@@ -142,7 +142,9 @@ def test_more_steps_make_a_better_picture_for_its_bits():
             values, _ = piece.grids.decode(more := piece.grids.encode(latents)[0])
             error = (piece.draw(piece.whole(differences), values, [0] * len(values), torch.arange(4)) - pictures).square().mean()
         costs.append((len(data) + len(more)) * 8 / (4 * 34 * 46) + 0.002 * 255**2 * float(error))
+    assert costs[0] < 0.69  # of what a start costs; a worse one, of 0.79, leaves more to gain: 0.72 after as many steps
     assert costs[1] < 0.97 * costs[0]
+    assert costs[1] < 0.66
 
 
 def test_the_estimate_of_a_fit_is_the_file_within_one_percent():

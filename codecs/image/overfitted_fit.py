@@ -40,9 +40,6 @@ from neuralcodec.entropy.weights import EXACT, STEPS_PER_OCTAVE, Rounding, Weigh
 PEAK = 255.0
 SAVE_EVERY = 20.0  # seconds
 AT_ONCE = 2**15  # pixels that each step draws of functions that can draw some alone
-SAVE_EVERY = 20.0  # seconds
-AT_ONCE = 2**15  # pixels that each step draws of functions that can draw some alone
-SIGN_AND_SIZE = 2.0  # bits of a symbol of which it is known that it is not zero
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
 UNCHANGED = 0.15  # standard deviation in steps that is assumed of a weight's difference before anything is known of it
 LEAST_WEIGHT = 0.02  # of a tensor's root mean square, by which its steps are chosen

@@ -16,11 +16,11 @@ from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save
 from neuralcodec.codecs.files import decode_signal, encode_signal, load
 from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_picture, encode_to_target
 from neuralcodec.codecs.image.overfitted import FittedPicture, Plan
-from neuralcodec.codecs.image.overfitted_context import magnitude
+from neuralcodec.codecs.image.overfitted_context import stripe_rows
 from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, State
 from neuralcodec.codecs.image.overfitted_function import PictureFunction
 from neuralcodec.codecs.image.overfitted_integers import NARROW, PARTS, SHORT, WIDE, tables
-from neuralcodec.codecs.image.overfitted_waves import ScaleCoder, Source
+from neuralcodec.codecs.image.overfitted_waves import GridCoder
 from neuralcodec.codecs.image.pictures import Picture
 from neuralcodec.codecs.image.targets import Target
 from neuralcodec.entropy import container, rans
@@ -33,8 +33,8 @@ SMALL = {
     "init_args": {
         "knots": 2,
         "network": {
-            "class_path": "neuralcodec.codecs.image.overfitted_bands.Bands",
-            "init_args": {"scales": 3, "hidden": 4, "chroma_hidden": 4, "restoration": [4, 3]},
+            "class_path": "neuralcodec.codecs.image.overfitted_grids.Grids",
+            "init_args": {"grids": 4, "hidden": 6, "width": 6},
         },
     },
 }
@@ -45,11 +45,9 @@ def codec(tmp_path_factory) -> FittedPicture:
     """A small one, whose contexts are not trained but do something."""
     torch.manual_seed(0)
     made = build(SMALL)
-    for knot, lmbda in zip(made.knots, made.lmbda_range):
-        knot.set_steps(lmbda)
-        for context in (knot.low, knot.luma, knot.chroma):
-            torch.nn.init.normal_(context.last, std=0.05)
-            torch.nn.init.normal_(context.skip, std=0.2)
+    for knot in made.knots:
+        torch.nn.init.normal_(knot.context.last, std=0.05)
+        torch.nn.init.normal_(knot.context.skip, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_weights(made, path)
     loaded = load_weights(path)
@@ -77,7 +75,7 @@ def test_a_picture_comes_back_with_every_integer(codec):
     assert decoded.signal.shape == x.shape
     assert coded.symbols.keys() == decoded.symbols.keys()
     assert all(torch.equal(decoded.symbols[name], symbols) for name, symbols in coded.symbols.items())
-    assert float((decoded.signal - x).square().mean()) < 0.01
+    assert float((decoded.signal - x).square().mean()) < 0.8 * float(x.var())  # of an untrained codec, in three steps
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (33, 18), (64, 31)])
@@ -127,43 +125,72 @@ def refit(codec: FittedPicture, symbols: dict, level: float, memory_format: torc
         for parameter, each, step in zip(piece.network.parameters(), differences, steps):
             parameter += (each * step).reshape(parameter.shape)
     latents = [value.float() for name, value in symbols.items() if name != "weights"]
-    return piece, [latent[None].contiguous(memory_format=memory_format)[0] for latent in latents], level
+    return piece, [latent[None, None].contiguous(memory_format=memory_format)[0, 0] for latent in latents], level
 
 
 def test_the_estimate_is_what_the_file_takes():
     codec = load("image-overfitted")
     x = tensor(pixels(96, 96))
-    piece = Piece(codec.network(50))
-    fit = Fit(piece, x[0], float(codec.lmbda(torch.tensor(50.0))), Plan(steps=8))
+    fit = Fit(Piece(codec.network(50)), x[0], float(codec.lmbda(torch.tensor(50.0))), Plan(steps=8))
     fit.run()
     before = [latent.detach().clone() for latent in fit.latents]
-    fit.plan = fit.plan._replace(weights=0.0, side=0.0)
+    assert all(torch.equal(latent, latent.round()) for latent in before)
     for group in fit.optimiser.param_groups:
         group["speed"] = 0.0
     fit.step()  # whose numbers are those of what came before it
-    streams = codec.coded(piece, before, 50).streams
+    streams = codec.coded(fit.piece, before, 50).streams
     assert fit.bpp * 96 * 96 == pytest.approx(8 * sum(map(len, streams)), rel=0.01, abs=3 * 32)
 
 
 def test_contexts_in_integers_are_those_of_the_fit(codec):
     network = codec.network(20)
-    latents = [torch.randint(-3, 4, (group.channels, group.height, group.width)).float() for group in network.groups(48, 40)]
-    groups = network.groups(48, 40)
-    active = [list(range(0, group.channels, 2)) for group in groups]
-    for latent, which in zip(latents, active):
-        latent[[channel for channel in range(len(latent)) if channel not in which]] = 0
-    integers, sizes = [latent.int().numpy() for latent in latents], [magnitude(latent) for latent in latents]
-    for numbers in network._together():
-        bits = 0.0
-        for number in numbers:
-            context, parent, guide, scale = network._around(number, groups[number], sizes)
-            with torch.no_grad():
-                seen = (latents[number], sizes[number], parent, guide)
-                bits += float(context.bits(*seen, scale, active[number], groups[number].tables.last)[0])
-        group, coder = network._coder(numbers, active, integers)
-        symbols, indexes = (np.concatenate(part) for part in zip(*coder.encode([integers[number] for number in numbers])))
-        real = float(tables(group.tables).bits(torch.from_numpy(symbols), torch.from_numpy(indexes)).sum())
-        assert real == pytest.approx(bits, rel=0.02)
+    latents = [torch.randint(-3, 4, size).float() for size in network.sizes(48, 40)]
+    with torch.no_grad():
+        drawn = network(latents, 48, 40, exact=True)
+    integers = [latent.int().numpy() for latent in latents]
+    for number, (plane, move) in enumerate(zip(integers, drawn.moves)):
+        coder = network._coder(number, *plane.shape, integers[number + 1 :])
+        symbols, indexes = (np.concatenate(part) for part in zip(*coder.encode(plane)))
+        real = float(tables(coder.kind).bits(torch.from_numpy(symbols), torch.from_numpy(indexes)).sum())
+        assert real == pytest.approx(float(move.bits.sum()), rel=0.02, abs=1)
+    assert float(drawn.bits) == pytest.approx(sum(float(move.bits.sum()) for move in drawn.moves), rel=1e-5)
+
+
+def test_changes_are_told_as_they_are(codec):
+    """Own bits exactly, the error to second order: a step of one integer is tried."""
+    network = codec.network(20).requires_grad_(False)
+    x = tensor(pixels(24, 20))[0]
+    latents = [torch.randint(-2, 3, size).float() for size in network.sizes(24, 20)]
+    with torch.no_grad():
+        before = network(latents, 24, 20, exact=True)
+    network.probe(latents, 24, 20)
+    for number, row, column in ((0, 5, 7), (1, 3, 2), (2, 1, 4)):
+        with torch.no_grad():
+            moved = [latent.clone() for latent in latents]
+            moved[number][row, column] += 1
+            after = network(moved, 24, 20, exact=True)
+        change = float(after.moves[number].bits[row, column] - before.moves[number].bits[row, column])
+        assert change == pytest.approx(float(before.moves[number].up[row, column]), abs=1e-3)
+        leaves = [latent.clone().requires_grad_(True) for latent in latents]
+        slope = torch.autograd.grad((network.draw(leaves, 24, 20) - x).square().sum(), leaves)[number][row, column]
+        error = float((after.picture - x).square().sum() - (before.picture - x).square().sum())
+        curve = float(network.curvature(3 / 255**2)[number][row, column])
+        assert error == pytest.approx(float(slope) + curve, abs=0.5 * curve + 0.05 * abs(float(slope)))
+
+
+def test_a_step_of_the_search_never_makes_it_worse(codec):
+    x = tensor(pixels(48, 40))[0]
+    fit = Fit(Piece(codec.network(40)), x, 0.02, Plan(steps=40))
+    while not fit.whole:
+        fit.step()
+    for group in fit.optimiser.param_groups:
+        group["speed"] = 0.0
+    costs = []
+    for _ in range(12):
+        fit.step()
+        costs.append(fit.bpp + fit.lmbda * 255**2 * fit.error)
+    assert all(later <= earlier + 1e-4 for earlier, later in zip(costs, costs[1:]))
+    assert costs[-1] < costs[0]
 
 
 @pytest.mark.parametrize("kind", [NARROW, WIDE])
@@ -181,28 +208,26 @@ def test_a_position_sees_nothing_that_is_decoded_later(codec):
     """Whatever follows it in the order of the waves may change without any table before it changing."""
     network = codec.network(20)
     random = np.random.default_rng(0)
-    values = random.integers(-3, 4, (9, 12, 10)).astype(np.int32)
-    parents = random.integers(-3, 4, (9, 6, 5)).astype(np.int32)
-    sources = [Source(network.luma, 0, range(3), parents[:3]), Source(network.chroma, 0, range(6), parents[3:])]
-    coder = ScaleCoder(sources, NARROW, 12, 10)
-    parts = coder.encode((values[:3], values[3:]))
-    time_of = np.array([[[4 * band + 2 * row + column for column in range(10)] for row in range(12)] for band in range(9)])
+    height, width = 29, 50
+    values = random.integers(-3, 4, (height, width)).astype(np.int32)
+    coder = GridCoder(network.context, 0, NARROW, height, width, [random.integers(-3, 4, (15, 25)).astype(np.int32)])
+    parts = coder.encode(values)
+    time_of = 2 * (np.arange(height) % stripe_rows(width))[:, None] + np.arange(width)
     assert [len(symbols) for symbols, _ in parts] == np.bincount(time_of.reshape(-1)).tolist()
     for moment in (3, 17, 30, 50):
         changed = np.where(time_of >= moment, values + 1, values)
-        for (_, before), (_, after) in list(zip(parts, coder.encode((changed[:3], changed[3:]))))[: moment + 1]:
+        for (_, before), (_, after) in list(zip(parts, coder.encode(changed)))[: moment + 1]:
             assert (before == after).all()
 
 
 def test_a_tall_picture_takes_no_more_memory_than_a_square_one(codec):
-    network = codec.network(20)
     height, width = 1500, 4
-    values = np.random.default_rng(0).integers(-3, 4, (3, height, width)).astype(np.int32)
-    coder = ScaleCoder([Source(network.luma, 0, range(3), np.zeros((3, 750, 2), np.int32))], NARROW, height, width)
-    decoder = rans.RowDecoder(rans.encode_rows(coder.encode([values]), tables(NARROW), SHORT), tables(NARROW), SHORT)
+    values = np.random.default_rng(0).integers(-3, 4, (height, width)).astype(np.int32)
+    coder = GridCoder(codec.network(20).context, 0, NARROW, height, width, [np.zeros((750, 2), np.int32)])
+    decoder = rans.RowDecoder(rans.encode_rows(coder.encode(values), tables(NARROW), SHORT), tables(NARROW), SHORT)
     tracemalloc.start()
     try:
-        decoded = coder.decode(decoder)[0]
+        decoded = coder.decode(decoder)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

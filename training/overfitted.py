@@ -23,18 +23,17 @@ from torch import Tensor
 
 from neuralcodec.codecs.base import build, save_weights
 from neuralcodec.codecs.image.overfitted import FittedPicture
-from neuralcodec.codecs.image.overfitted_bands import Bands
-from neuralcodec.codecs.image.overfitted_fit import BETAS, Fit, Piece, Plan
+from neuralcodec.codecs.image.overfitted_fit import BETAS, SOFT, Fit, Piece, Plan
+from neuralcodec.codecs.image.overfitted_grids import Grids
 from neuralcodec.datasets.folders import list_images, read_rgb
 from neuralcodec.datasets.images import to_tensor
 
 SPEC = {
     "class_path": "neuralcodec.codecs.image.overfitted.FittedPicture",
-    "init_args": {"knots": 5, "network": {"class_path": "neuralcodec.codecs.image.overfitted_bands.Bands", "init_args": {}}},
+    "init_args": {"knots": 5, "network": {"class_path": "neuralcodec.codecs.image.overfitted_grids.Grids", "init_args": {}}},
 }
-LARGEST_GRADIENT = 10.0
-# Factors on the learning rate, by what is in names. A synthesis that learns ten times as fast loses its inverse, and an eighth of R + λD.
-SPEEDS = {"gain": 0.0, "colour": 0.1, "offset": 0.1, "synthesis": 0.01, "restore": 0.9}
+LARGEST_GRADIENT = 0.2
+REPORT_EVERY = 30.0  # seconds
 PLAIN = 0.06  # standard deviation of pixels below which a picture teaches little
 
 
@@ -48,6 +47,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate, at its highest")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--shrink", type=float, default=1.0, help="factor that pictures are made smaller by: files with losses lack detail")
+    parser.add_argument("--blank", action="store_true", help="latents begin at zero, for weights that know nothing yet")
     parser.add_argument("--init-from", help="weights to go on from")
     parser.add_argument("--knots", type=int, nargs="+", help="the only ones to train (default: all)")
     options = parser.parse_args()
@@ -64,14 +64,12 @@ def main() -> None:
     lmbdas = [float(codec.lmbda(torch.tensor(level))) for level in levels]
     for number in sorted(range(len(levels)), key=lambda each: abs(each - middle)):
         knot = codec.knots[number]
-        assert isinstance(knot, Bands)
-        if options.init_from is None:
-            if number == middle:
-                knot.set_steps(lmbdas[number])
-            else:
-                inner = number + (1 if number < middle else -1)
-                knot.load_state_dict(codec.knots[inner].state_dict())
-                knot.scale_steps(math.sqrt(lmbdas[inner] / lmbdas[number]))
+        assert isinstance(knot, Grids)
+        if options.init_from is None and number != middle:
+            inner = number + (1 if number < middle else -1)
+            knot.load_state_dict(codec.knots[inner].state_dict())
+            with torch.no_grad():
+                knot.gain += 0.5 * math.log(lmbdas[inner] / lmbdas[number])
         if options.knots is None or number in options.knots:
             train(knot, crops(files, options.side, options.shrink), lmbdas[number], options)
             codec.requires_grad_(False)
@@ -94,34 +92,38 @@ def crops(files: Sequence[Path], side: int, shrink: float = 1.0) -> Iterator[Ten
                 yield square
 
 
-def train(network: Bands, pictures: Iterator[Tensor], lmbda: float, options: argparse.Namespace) -> None:
+def train(network: Grids, pictures: Iterator[Tensor], lmbda: float, options: argparse.Namespace) -> None:
     """Adam on the function, a piece a step; each piece's latents as in a fit."""
     network.requires_grad_(True)
-    groups = []
-    for name, parameter in network.named_parameters():
-        groups.append({"params": [parameter], "speed": next((speed for known, speed in SPEEDS.items() if known in name), 1.0)})
-    optimiser = torch.optim.Adam(groups, options.rate, BETAS)
+    optimiser = torch.optim.Adam(network.parameters(), options.rate, BETAS)
     fits: list[Fit] = []
     costs: list[float] = []
     began, done = time.monotonic(), 0
+    reported = began
     while (progress := (time.monotonic() - began) / options.seconds) < 1:
         place = done % options.together
-        if place >= len(fits) or fits[place].progress >= 1:
-            # Its own optimiser moves nothing: the weights are everyone's. Pieces are not all replaced at the same time.
-            fit = Fit(Piece(network), next(pictures), lmbda, Plan(steps=options.visits, weights=0.0, side=0.0), coded=False)
-            fit.done = place * options.visits // options.together if place >= len(fits) else 0
+        if place >= len(fits) or fits[place].progress >= SOFT:
+            # Its own optimiser moves latents only: the weights are everyone's. Pieces are not all replaced at the same time.
+            fit = Fit(Piece(network), next(pictures), lmbda, Plan(steps=round(options.visits / SOFT), weights=0.0, side=0.0), coded=False)
+            fit.done = place * options.visits // options.together // 2 if place >= len(fits) else 0
+            if options.blank:
+                for latent in fit.latents:
+                    latent.detach().zero_()
             fits[place : place + 1] = [fit]
         optimiser.zero_grad(set_to_none=True)
         fits[place].step()
         for group in optimiser.param_groups:
-            group["lr"] = group["speed"] * options.rate * min(1.0, progress / 0.02) * (0.01 + 0.495 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = options.rate * min(1.0, progress / 0.02) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         optimiser.step()
         done += 1
-        costs.append(fits[place].bpp + lmbda * 255**2 * fits[place].error)
-        if done % (4 * options.together) == 0:
-            print(f"λ {lmbda:.4f}, {done} steps: R + λD = {sum(costs) / len(costs):.4f} bits per pixel", flush=True)
-            costs = []
+        if fits[place].progress >= SOFT:
+            costs.append(fits[place].bpp + lmbda * 255**2 * fits[place].error)
+        if time.monotonic() - reported > REPORT_EVERY:
+            reported = time.monotonic()
+            recent = costs[-2 * options.together :]
+            mean = sum(recent) / max(len(recent), 1)
+            print(f"λ {lmbda:.4f}, {done} steps, {len(costs)} pieces: R + λD = {mean:.4f} bits per pixel", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Fitting a function to a picture: descent on R + λD, with R of what the file will hold, over weights and integers together.
+"""Fitting a function to a picture: descent on R + λD, with R of what the file will hold, over weights and latents together.
 
-    integers ──────────┐
-    weights ─rounding─►┴─function─► picture ──► D ──┐
-                └──────────────► bits of the tables ──► R + λD ──► gradient of the weights: Adam
-                                                    └──► what each integer ± 1 would change: the best are taken
+    latents ──soft rounding──┐
+    weights ────rounding────►┴─function─► picture ──► D ──┐
+                └───────────────────► bits of the tables ─┴─► R + λD ──► Adam
 
-Latents are integers at all times. One backward pass gives every latent the slope of the error, and of the bits of those that it is context
-of. With the curvature of the error, which a transform near orthonormal has in closed form, and the bits of its own neighbours on the scale
-of integers, which the tables say, it knows what a step up or down is worth. A random part of those that gain take it, so that
-neighbours do not all correct the same error. This differs from Cool-chic (Ladune et al. 2023, https://arxiv.org/abs/2212.05458) and C3 (Kim
-et al. 2023, https://arxiv.org/abs/2312.02753), which descend on soft-rounded latents with noise for ten thousands of steps: here the
-bits that a step sees are those of the file from the first step on, and tens of steps already make a usable file.
+    at the end:  integers ──► what each integer ± 1 would change: the best are taken
+
+For most of a fit, latents are real numbers, rounded softly with noise before and after, ever more sharply (Agustsson and Theis 2020,
+https://arxiv.org/abs/2006.09952; Kim et al. 2023 (C3), https://arxiv.org/abs/2312.02753, section 3.1; here with uniform noise that shrinks).
+Then they are integers. One backward pass gives every one of them the slope of the error, and of the bits of those that it is context of.
+With the curvature of the error and the bits of its own neighbours on the scale of integers, which the tables say, it is known about what a
+step up or down is worth. The best one of each neighbourhood is tried, all over a grid at once, and taken back where the bits and the error
+around it have grown together: that is exact, as one neighbourhood does not reach into the next.
 
 What is coded of a weight is its difference from that which comes with the package, quantized with steps and scales that are learned.
 """
@@ -25,14 +26,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuralcodec.codecs.base import CodecError, first_line
-from neuralcodec.codecs.image.overfitted_function import Moves, PictureFunction
+from neuralcodec.codecs.image.overfitted_context import compressed
+from neuralcodec.codecs.image.overfitted_function import Drawn, PictureFunction
 from neuralcodec.codecs.image.tiles import Report, nothing
+from neuralcodec.codecs.soap import Soap
 from neuralcodec.codecs.writing import write_whole
 from neuralcodec.entropy.laplace import index_of
 from neuralcodec.entropy.weights import EXACT, STEPS_PER_OCTAVE, Rounding, WeightCoder
@@ -41,28 +45,31 @@ PEAK = 255.0
 SAVE_EVERY = 20.0  # seconds
 AT_ONCE = 2**15  # pixels that each step draws of functions that can draw some alone
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
-UNCHANGED = 0.15  # standard deviation in steps that is assumed of a weight's difference before anything is known of it
+UNCHANGED, FRESH_UNCHANGED = 4.0, 0.15  # standard deviation in steps that is assumed of a weight's difference before anything is known of it
 LEAST_WEIGHT = 0.02  # of a tensor's root mean square, by which its steps are chosen
-STEPS_OF_WEIGHT = 24.0  # to a tensor's root mean square
-UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that hardly change: only their rate counts before the end
+STEPS_OF_WEIGHT, FRESH_STEPS = 50.0, 24.0  # to a tensor's root mean square; of fresh functions it is what learning begins with
+UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that are known about: only their rate counts before the end
 HALF_ROUNDED = Rounding(share=0.5)  # of weights that say all there is
-TAUGHT = 30  # steps after which trained weights rest: the farther they get, the more is lost when they are rounded; integers go on
-FASTER_SIDE = 3.0  # factor on the learning rate of their side information
-CURVATURE = 1.1  # factor on that of one latent alone, as many move at once
-SHARES = (0.6, 0.01)  # of the steps of latents that gain something which are taken: at first and at most, and at least
-FEWER, MORE = 0.7, 1.03  # what becomes of that after a step that has made R + λD larger, or smaller
+SOFT = 0.85  # share of a fit in which latents are real numbers
+SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at last
+NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
+LARGEST_GRADIENT = 0.1  # norm, of weights
+FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
+REACH = 5  # positions around one that is tried of which none is
+EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step
 
 
 class Plan(NamedTuple):
     """How long and how fast a function is fitted.
 
-    It ends after ``seconds`` or ``steps``, whichever comes first; learning rates of weights and of side information (in its
-    integers).
+    It ends after ``seconds`` or ``steps``, whichever comes first; learning rates of weights, of latents (in steps) and of side information
+    (in its integers).
     """
 
     seconds: float | None = None
     steps: int | None = 300
     weights: float = 2e-3
+    latents: float = 0.16
     side: float = 0.05
     slowest: float = 0.02  # of the learning rates, at the end
 
@@ -84,13 +91,15 @@ class Piece(nn.Module):
         super().__init__()
         self.network = network
         self.base = {name: value.detach().clone() for name, value in network.named_parameters()}
-        usual = {name: (self._step(name), round(index_of(UNCHANGED))) for name in self.base}
+        unchanged = round(index_of(FRESH_UNCHANGED if network.fresh else UNCHANGED))
+        usual = {name: (self._step(name), unchanged) for name in self.base}
         self.coder = WeightCoder({name: value.shape for name, value in self.base.items()}, per_axis=2**30, usual=usual)
 
     def _step(self, name: str) -> int:
         """In parts of an octave: what a parameter's differences are quantized with at first, the same on every machine."""
         size = self.base[name].detach().double().square().mean().sqrt()
-        step = self.network.precision(name) or 2.0 ** math.frexp(max(float(size), LEAST_WEIGHT) / STEPS_OF_WEIGHT)[1]
+        steps = FRESH_STEPS if self.network.fresh else STEPS_OF_WEIGHT
+        step = self.network.precision(name) or 2.0 ** math.frexp(max(float(size), LEAST_WEIGHT) / steps)[1]
         return round(STEPS_PER_OCTAVE * math.log2(step))
 
     def differences(self) -> dict[str, Tensor]:
@@ -115,18 +124,20 @@ class Fit:
         self.height, self.width = picture.shape[1:]
         network = piece.network
         self.latents = [latent.requires_grad_(True) for latent in network.start(picture, lmbda)]
-        self.active = [list(range(len(latent))) for latent in self.latents]
+        self.whole = False  # whether latents are integers
         side = list(piece.coder.parameters()) if network.fresh else [piece.coder.scales]  # steps whose weights are not rounded only grow
-        groups: list[dict[str, Any]] = [{"params": side, "speed": plan.side * (FASTER_SIDE if network.fresh else 1)}]
-        for name, parameter in network.named_parameters():
-            groups.append({"params": [parameter], "speed": plan.weights * network.speed(name)})
-            if coded and not network.speed(name):
-                parameter.requires_grad_(False)
-        self.optimiser = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)
+        groups: list[dict[str, Any]] = [{"params": side, "speed": plan.side * FASTER_SIDE}]
+        groups.append({"params": self.latents, "speed": plan.latents})
+        weights = [{"params": [value], "speed": plan.weights * network.speed(name)} for name, value in network.named_parameters()]
+        if network.fresh:
+            groups += weights
+        self.optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)]
+        if not network.fresh:
+            self.optimisers.append(Soap(weights, betas=BETAS))
         self.generator = torch.Generator().manual_seed(seed)
         self.done, self.spent = 0, 0.0
         self.bpp, self.error = math.nan, math.nan
-        self.share = SHARES[0]
+        self.refused: list[Tensor] = []  # of each latent, where a step was tried that made it worse, and nothing has changed since
 
     @property
     def progress(self) -> float:
@@ -168,14 +179,14 @@ class Fit:
         Args:
             key: of what is being fitted, and how.
         """
-        tensors = {f"latent {number}": latent.detach().int() for number, latent in enumerate(self.latents)}
-        tensors["random"] = self.generator.get_state()
+        tensors = {"random": self.generator.get_state()}
         for number, (name, parameter) in enumerate(self._parameters()):
             tensors[f"weight {number} {name}"] = parameter.detach()
-            for kind, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"{kind} {number}"] = value
-        text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "active": json.dumps(self.active)}
-        text["known"] = json.dumps([self.bpp, self.error, self.share, self.lmbda])
+            for optimiser in self.optimisers:
+                for kind, value in optimiser.state.get(parameter, {}).items():
+                    tensors[f"state {number} {kind}"] = value
+        text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "whole": json.dumps(self.whole)}
+        text["known"] = json.dumps([self.bpp, self.error, self.lmbda])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
@@ -191,28 +202,36 @@ class Fit:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             if text.get("key") != key:
                 raise CodecError(f"{path} holds the fit of another picture, model, level or time; remove it to start anew")
-            for number, latent in enumerate(self.latents):
-                latent.copy_(tensors[f"latent {number}"])
             for number, (name, parameter) in enumerate(self._parameters()):
                 parameter.copy_(tensors[f"weight {number} {name}"])
-                state = {kind: tensors[f"{kind} {number}"] for kind in ("step", "exp_avg", "exp_avg_sq") if f"{kind} {number}" in tensors}
+                of_it = f"state {number} "
+                state = {name.removeprefix(of_it): value for name, value in tensors.items() if name.startswith(of_it)}
                 if state:
-                    self.optimiser.state[parameter] = state
+                    optimiser = next(each for each in self.optimisers if any(parameter is one for group in each.param_groups for one in group["params"]))
+                    optimiser.state[parameter] = state
             self.generator.set_state(tensors["random"])
-            self.bpp, self.error, self.share, self.lmbda = json.loads(text["known"])
-            self.done, self.spent, self.active = int(text["done"]), float(text["spent"]), json.loads(text["active"])
+            self.bpp, self.error, self.lmbda = json.loads(text["known"])
+            self.done, self.spent, self.whole = int(text["done"]), float(text["spent"]), json.loads(text["whole"])
+            if self.whole:
+                self._settle()
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
 
-    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [*self.piece.coder.named_parameters(prefix="coder"), *self.piece.network.named_parameters()]
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimiser in self.optimisers for group in optimiser.param_groups]
+
+    def _parameters(self) -> list[tuple[str, Tensor]]:
+        latents = [(f"latent {number}", latent) for number, latent in enumerate(self.latents)]
+        return [*self.piece.coder.named_parameters(prefix="coder"), *latents, *self.piece.network.named_parameters()]
 
     def step(self) -> None:
         began = time.monotonic()
-        progress = self.progress
         network = self.piece.network
-        taught = progress if network.fresh else min(1.0, max(progress, self.done / TAUGHT))
+        progress = self.progress
+        taught = min(1.0, progress / SOFT) if self.latents else progress
         network.advance(progress)
+        if self.latents and taught >= 1 and not self.whole:
+            self._settle()
         picture, options = self.picture, {}
         if network.pointwise:
             stride = max(1, round(math.sqrt(self.height * self.width / AT_ONCE)))
@@ -220,55 +239,90 @@ class Fit:
             picture, options = picture[:, row::stride, column::stride], {"every": (row, column, stride)}
         if self.coded:
             early = HALF_ROUNDED if network.fresh else UNROUNDED
-            weights = self.piece.coder(self.piece.differences(), early if taught < 1 - network.settled else EXACT)
+            weights = self.piece.coder(self.piece.differences(), early if progress < 1 - network.settled else EXACT)
             values, bits = self.piece.whole(weights.values), weights.bits
         else:
             values, bits = dict(network.named_parameters()), torch.zeros(())
-        drawn = functional_call(network, values, (self.latents, self.height, self.width, self.active), options)
+        latents = self.latents if self.whole else [softly_rounded(latent, taught, self.generator) for latent in self.latents]
+        drawn = functional_call(network, values, (latents, self.height, self.width, self.whole), options)
         error = (drawn.picture - picture).square().mean()
         rate = (drawn.bits + bits) / (self.height * self.width)
-        before = self.bpp + self.lmbda * PEAK**2 * self.error  # no number before the first step
         self.bpp, self.error = float(rate.detach()), float(error.detach())
-        factor = FEWER if self.bpp + self.lmbda * PEAK**2 * self.error > before else MORE
-        self.share = min(max(self.share * factor, SHARES[1]), SHARES[0])
-        self.optimiser.zero_grad(set_to_none=True)
-        for latent in self.latents:
-            latent.grad = None
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         (rate + self.lmbda * PEAK**2 * error).backward()
-        slow = min(1.0, 0.1 + taught / 0.03) * (self.plan.slowest + (1 - self.plan.slowest) * 0.5 * (1 + math.cos(math.pi * taught)))
-        slow *= taught < 1
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["speed"] * slow
-        self.optimiser.step()
+        if self.whole:
+            self._search(drawn, lambda latents: functional_call(network, values, (latents, self.height, self.width, True)))
         if self.latents:
-            self._move(drawn.moves)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+        for group in self._groups():
+            of_latents = bool(self.latents) and group["params"][0] is self.latents[0]
+            done = taught if of_latents else progress
+            slow = min(1.0, 0.1 + done / 0.03) * (self.plan.slowest + (1 - self.plan.slowest) * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = 0.0 if self.whole and of_latents else group["speed"] * slow
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.done += 1
         self.spent += time.monotonic() - began
 
     @torch.no_grad()
-    def _move(self, moves: Sequence[Moves | None]) -> None:
-        """Take steps of latents that gain something; leave out bands that have become zero."""
-        pixels = self.height * self.width
-        for latent, active, move, bend in zip(self.latents, self.active, moves, self.piece.network.curvature(self.lmbda)):
-            if move is None or latent.grad is None:
-                continue
-            which = slice(None) if len(active) == len(latent) else list(active)
-            values, slope = latent[which], latent.grad[which] * pixels
-            curve = bend[which] * CURVATURE
-            down, up = move.down.add_(curve).sub_(slope), move.up.add_(curve).add_(slope)
-            if move.seen.grad is not None:
-                others, seen = move.seen.grad[which] * pixels, move.seen.detach()[which]
-                down += _around(others, torch.log2(1 + (values - 1).abs()) - seen)
-                up += _around(others, torch.log2(1 + (values + 1).abs()) - seen)
-            chosen = torch.rand(down.shape, generator=self.generator) < self.share
-            latent[which] += ((up < 0) & (up < down) & chosen).float() - ((down < 0) & (down <= up) & chosen).float()
-            for channel in [channel for channel in active if not latent[channel].any()]:
-                active.remove(channel)
+    def _settle(self) -> None:
+        """From real numbers to integers."""
+        self.whole = True
+        for latent in self.latents:
+            latent.round_()
+        self.refused = [torch.zeros_like(latent, dtype=torch.bool) for latent in self.latents]
+        self.piece.network.probe(self.latents, self.height, self.width)
+
+    @torch.no_grad()
+    def _search(self, drawn: Drawn, draw: Callable[[Sequence[Tensor]], Drawn]) -> None:
+        """Try a step of some integers of one grid, and keep those that make R + λD smaller.
+
+        Args:
+            drawn: with the integers as they are.
+            draw: the same with others.
+        """
+        number = EVERY_GRID[self.done % len(EVERY_GRID)] % len(self.latents)
+        latent, move, refused = self.latents[number], drawn.moves[number], self.refused[number]
+        assert latent.grad is not None and move.values.grad is not None and move.logarithms.grad is not None
+        slope, of_values, of_logarithms = (each * (self.height * self.width) for each in (latent.grad, move.values.grad, move.logarithms.grad))
+        curve = self.piece.network.curvature(self.lmbda)[number]
+        down, up = (
+            own + of_values * way + of_logarithms * (compressed(latent + way) - move.logarithms) + slope * way + curve
+            for way, own in ((-1, move.down), (1, move.up))
+        )
+        best = torch.minimum(down, up).masked_fill_(refused, 0.0)
+        tried = (best < 0) & (best == -F.max_pool2d(-best[None], 2 * REACH + 1, 1, REACH)[0])
+        step = torch.where(up < down, 1.0, -1.0) * tried
+        latents = list(self.latents)
+        latents[number] = latent + step
+        change = self._cost(draw(latents), number) - self._cost(drawn, number)
+        worse = F.avg_pool2d(change[None], 2 * REACH + 1, 1, REACH)[0] >= 0
+        kept = tried & ~worse
+        latent += step * kept
+        refused |= tried & worse
+        changed = F.max_pool2d(kept[None].float(), 4 * REACH + 1, 1, 2 * REACH)[0] > 0
+        refused &= ~changed
+
+    def _cost(self, drawn: Drawn, number: int) -> Tensor:
+        """Of a grid and the finer ones, and λD, in bits, at the resolution of the grid."""
+        total = (drawn.picture - self.picture).square().sum(0) * (self.lmbda * PEAK**2 / 3)
+        for finer, move in enumerate(drawn.moves[: number + 1]):
+            if finer:
+                total = F.avg_pool2d(total[None], 2, ceil_mode=True, divisor_override=1)[0]
+            total = total + move.bits
+        return total
 
 
-def _around(slope: Tensor, change: Tensor) -> Tensor:
-    """What bits around a latent change by with its magnitude. No gain is expected of larger ones: tangents promise far too much."""
-    return torch.where(change > 0, (slope * change).clamp_(min=0), slope * change)
+def softly_rounded(x: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+    """Twice, with noise between; the more sharply the farther a fit is."""
+    width, noise = ((1 - progress) * first + progress * last for first, last in (SHARPNESS, NOISE))
+
+    def rounded(x: Tensor, width: float) -> Tensor:
+        middle = torch.floor(x.detach()) + 0.5
+        return middle + torch.tanh((x - middle) / width) * (0.5 / math.tanh(0.5 / width))
+
+    return rounded(rounded(x, width) + noise * (torch.rand(x.shape, generator=generator).to(x) - 0.5), width)
 
 
 __all__ = ["DEFAULT", "Fit", "Piece", "Plan", "State"]

@@ -11,17 +11,19 @@ from neuralcodec.entropy.rans import CorruptStream
 
 
 class Moves(NamedTuple):
-    """What the bits of some channels' latents change by if one of them falls or grows by one, each (channels, rows, columns)."""
+    """The bits of a latent, integer by integer, and what they change by if it falls or grows by one; all have its shape."""
 
-    down: Tensor
+    bits: Tensor  # its own, as it is
+    down: Tensor  # what these change by
     up: Tensor
-    seen: Tensor  # log₂(1 + |latent|) of all channels, as contexts see it; has the gradient of the bits of those around
+    values: Tensor  # the latent as contexts see it; has the gradient of the bits of those around
+    logarithms: Tensor  # the same, log₂(1 + |value|) with its sign
 
 
 class Drawn(NamedTuple):
     picture: Tensor  # (3, H, W) in about 0…1
     bits: Tensor  # scalar, differentiable by weights, and by latents as far as they are others' context
-    moves: Sequence[Moves | None] = ()  # of each latent's active channels
+    moves: Sequence[Moves] = ()  # of each latent, if asked for
 
 
 class PictureFunction(nn.Module):
@@ -34,7 +36,7 @@ class PictureFunction(nn.Module):
     Attributes:
         pointwise: :meth:`draw` takes ``every``: first row, first column and stride of the pixels to draw. A fit then draws some in each
             step.
-        fresh: nothing is known of the weights before a fit: all the file says is in them, so they are rounded from the start.
+        fresh: nothing is known of the weights before a fit: all the file says is in them.
         settled: share of a fit, at its end, in which every weight is rounded.
     """
 
@@ -43,21 +45,14 @@ class PictureFunction(nn.Module):
     settled = 0.15
 
     def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """(3, H, W), in about 0…1, from latents in steps, as :meth:`start` gives them, but rounded."""
+        """(3, H, W), in about 0…1, from latents in steps, rounded or nearly so."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        latents: Sequence[Tensor],
-        height: int,
-        width: int,
-        active: Sequence[Sequence[int]] | None = None,
-        **options: Any,
-    ) -> Drawn:
+    def forward(self, latents: Sequence[Tensor], height: int, width: int, exact: bool = False, **options: Any) -> Drawn:
         """The picture, and what its latents cost.
 
         Args:
-            active: channels of each that are not zero everywhere; all by default.
+            exact: latents are integers, and what single ones change is asked for; the bits have no derivative by them then.
             options: for :meth:`draw`.
         """
         picture = self.draw(latents, height, width, **options)
@@ -67,15 +62,18 @@ class PictureFunction(nn.Module):
         """Is told before each step how much of a fit is done, 0…1."""
 
     def start(self, picture: Tensor, lmbda: float) -> list[Tensor]:
-        """Initial latents, integers of shape (channels, rows, columns) each, for a picture (3, H, W) in 0…1. May set weights.
+        """Initial latents, in steps, not rounded, for a picture (3, H, W) in 0…1.
 
         Args:
             lmbda: bits per pixel and unit of mean squared error on a 0…255 scale.
         """
         return []
 
+    def probe(self, latents: Sequence[Tensor], height: int, width: int) -> None:
+        """Find out what :meth:`curvature` depends on."""
+
     def curvature(self, lmbda: float) -> list[Tensor]:
-        """Half the second derivative of λD by each latent, in bits per squared step, as :meth:`start` gives them."""
+        """Half the second derivative of λD by each latent, in bits per squared step, as :meth:`probe` has found it."""
         return []
 
     def precision(self, name: str) -> float | None:

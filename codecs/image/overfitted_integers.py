@@ -1,4 +1,4 @@
-"""The contexts of bands in integer arithmetic, and the tables they name: what encoder and decoder compute to the last bit."""
+"""The contexts of grids in integer arithmetic, and the tables they name: what encoder and decoder compute to the last bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from neuralcodec.codecs.image.overfitted_context import INDEX_PER_OUTPUT, SIGNED, VALUE_LIMIT, VALUE_SHIFT, BandContext
+from neuralcodec.codecs.image.overfitted_context import INDEX_PER_OUTPUT, VALUE_LIMIT, GridContext
 from neuralcodec.entropy.laplace import NARROWEST, SCALES, TAIL, WIDEST
 from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
@@ -23,7 +23,7 @@ OUTPUT_SHIFT = WEIGHT_BITS + HIDDEN_BITS - round(math.log2(INDEX_PER_OUTPUT))  #
 MEAN_LIMIT = 2**24  # parts of a step
 LEAST_REACH = 6  # symbols on either side that every table has: escapes are rare, but each takes as long as hundreds of symbols
 SHORT = 16  # entries of the tables that are decoded together, with short rows of probabilities
-VALUE_SCALE = 2.0 ** (INPUT_BITS - VALUE_SHIFT)  # values as inputs
+VALUE_SCALE = 2.0**INPUT_BITS  # values as inputs
 
 
 class Tables(NamedTuple):
@@ -37,49 +37,46 @@ NARROW, WIDE = Tables(46, 40), Tables(SCALES - 1, 255)
 
 
 class IntegerContext:
-    """Some bands of a :class:`BandContext` in integers, held in float64: every sum stays below 2^53 of its last bit's unit, and is exact in
+    """A :class:`GridContext` for one grid in integers, held in float64: every sum stays below 2^53 of its last bit's unit, and is exact in
     any order.
 
     Args:
-        scale: number of the biases.
-        channels: of the bands.
+        grid: number of the biases.
     """
 
-    def __init__(self, context: BandContext, scale: int, channels: Sequence[int]):
-        which = list(channels)
-
+    def __init__(self, context: GridContext, grid: int):
         def integers(parameter: Tensor, bits: int, shift: int) -> np.ndarray:
             """Scaled so that no sum needs a shift."""
-            values = parameter.detach()[which].cpu().numpy().astype(np.float64)
+            values = parameter.detach().cpu().numpy().astype(np.float64)
             return np.rint(np.clip(values, -WEIGHT_LIMIT, WEIGHT_LIMIT) * 2.0**bits) * 2.0**-shift
 
         first, second = WEIGHT_BITS + INPUT_BITS - HIDDEN_BITS, WEIGHT_BITS
         self.first = integers(context.first, WEIGHT_BITS, first)
-        self.first_bias = integers(context.first_bias[scale], WEIGHT_BITS + INPUT_BITS, first) + 0.5  # rounded by the floor that follows
+        self.first_bias = integers(context.first_bias[grid], WEIGHT_BITS + INPUT_BITS, first) + 0.5  # rounded by the floor that follows
         self.second = integers(context.second, WEIGHT_BITS, second)
         self.second_bias = integers(context.second_bias, WEIGHT_BITS + HIDDEN_BITS, second) + 0.5
         self.last = integers(context.last, WEIGHT_BITS, OUTPUT_SHIFT)
-        self.last_bias = integers(context.last_bias[scale], WEIGHT_BITS + HIDDEN_BITS, OUTPUT_SHIFT) + 0.5
+        self.last_bias = integers(context.last_bias[grid], WEIGHT_BITS + HIDDEN_BITS, OUTPUT_SHIFT) + 0.5
         self.skip = integers(context.skip, WEIGHT_BITS, OUTPUT_SHIFT + INPUT_BITS - HIDDEN_BITS)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Scale index, and mean in parts of a step.
 
         Args:
-            x: (bands, inputs, positions), integers in float64.
+            x: (inputs, positions), integers in float64.
 
         Returns:
-            (bands, 2, positions), integers in float64.
+            (2, positions), integers in float64.
         """
-        hidden = np.matmul(self.first, x)
+        hidden = self.first @ x
         hidden += self.first_bias
         _rounded(hidden)
-        second = np.matmul(self.second, hidden)
+        second = self.second @ hidden
         second += self.second_bias
         _rounded(second)
-        out = np.matmul(self.last, second)
+        out = self.last @ second
         out += self.last_bias
-        out[:, 1:] += np.matmul(self.skip, x[:, :SIGNED])
+        out += self.skip @ x
         return np.floor(out, out=out)
 
 
@@ -131,14 +128,14 @@ def tables(kind: Tables) -> IntegerTables:
 
 
 def named(out: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tables that contexts name, and the integers to subtract from symbols, (bands, positions) each.
+    """The tables that a context names, and the integers to subtract from symbols, one for each position.
 
     Args:
         out: as :class:`IntegerContext` gives it.
         last: the largest scale index.
     """
-    parts = np.maximum(np.minimum(out[:, 1], MEAN_LIMIT), -MEAN_LIMIT).astype(np.int32) + PARTS // 2
-    return np.maximum(np.minimum(out[:, 0], last), 0).astype(np.int32) * PARTS + (parts & PARTS - 1), parts >> PARTS.bit_length() - 1
+    parts = np.maximum(np.minimum(out[1], MEAN_LIMIT), -MEAN_LIMIT).astype(np.int32) + PARTS // 2
+    return np.maximum(np.minimum(out[0], last), 0).astype(np.int32) * PARTS + (parts & PARTS - 1), parts >> PARTS.bit_length() - 1
 
 
 __all__ = ["NARROW", "PARTS", "SHORT", "VALUE_SCALE", "WIDE", "IntegerContext", "Tables", "magnitudes", "named", "tables"]

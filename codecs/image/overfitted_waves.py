@@ -1,203 +1,124 @@
-"""Bands of a scale ⇄ bytes, in waves: every position with the same ``column + 2 row + 4 band`` at once.
+"""A grid of integers ⇄ bytes, in waves: in every stripe, every position with the same ``column + 2 row`` at once.
 
-From one position of a wave to the next, a row down and two columns to the left, it is always as far in memory. So what a wave decodes, and
-each input of its contexts, is a piece of memory with a stride, whose beginning is always as far from the beginning of the wave.
+From one position of a wave to the next, a row down and two columns to the left, it is always as far in memory. So what a wave decodes in a
+stripe, and each input of its context, is a piece of memory with a stride, whose beginning is always as far from the beginning of the wave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
-from neuralcodec.codecs.image.overfitted_context import LAG, PADDING, VALUE_LIMIT, BandContext, Place
-from neuralcodec.codecs.image.overfitted_integers import PARTS, VALUE_SCALE, IntegerContext, Tables, magnitudes, named, tables
+from neuralcodec.codecs.image.overfitted_context import COARSER, PADDING, PLACES, VALUE_LIMIT, GridContext, stripe_rows
+from neuralcodec.codecs.image.overfitted_integers import VALUE_SCALE, IntegerContext, Tables, magnitudes, named
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
 from neuralcodec.entropy.rans import RowDecoder
-from neuralcodec.entropy.tables import IntegerTables, Table, quantize_probabilities
 
-BEHIND = LAG // 2  # rows by which a band is behind the one before
 POSITIONS = 2**15  # whose contexts are worked out at once, when encoding
 
 Part = tuple[np.ndarray, np.ndarray]  # symbols, tables
 
 
-class Source(NamedTuple):
-    """Some bands of one kind at a scale.
-
-    Attributes:
-        scale: number of the context's biases.
-        active: those of its bands that are not zero everywhere.
-        parent: of the coarser scale, (channels, ⌈rows/2⌉, ⌈columns/2⌉) integers, where there is one.
+class GridCoder:
     """
-
-    context: BandContext
-    scale: int
-    active: Sequence[int]
-    parent: np.ndarray | None
-
-
-class ScaleCoder:
-    """All bands of one scale: luma, then chroma, whose guide luma is; or the low bands.
-
     Args:
+        grid: number of the context's biases.
         kind: of the tables.
+        coarser: integers of the next coarser grids, the nearest one first.
     """
 
-    def __init__(self, sources: Sequence[Source], kind: Tables, height: int, width: int):
-        self.sources, self.kind = sources, kind
+    def __init__(self, context: GridContext, grid: int, kind: Tables, height: int, width: int, coarser: Sequence[np.ndarray]):
+        self.context, self.kind = IntegerContext(context, grid), kind
         self.height, self.width = height, width
-        self.count = sum(len(source.active) for source in sources)
+        self.rows = stripe_rows(width)
+        self.stripes = -(-height // self.rows)
+        _, _, top, bottom = PADDING
+        self.coarser = np.zeros((COARSER, self.stripes, top + self.rows + bottom, width))
+        for number, values in enumerate(coarser[:COARSER]):
+            plane = np.pad(_enlarged(_logarithm(values), 2 << number, height, width), ((top, bottom + self.stripes * self.rows - height), (0, 0)))
+            for stripe in range(self.stripes):
+                self.coarser[number, stripe] = plane[stripe * self.rows : stripe * self.rows + top + self.rows + bottom]
 
-    def encode(self, values: Sequence[np.ndarray]) -> list[Part]:
-        """One part a step.
+    def encode(self, values: np.ndarray) -> list[Part]:
+        """One part a wave.
 
         Args:
-            values: (channels, rows, columns) of integers, of each source.
+            values: (rows, columns) of integers.
         """
-        symbols, indexes = [], []
+        left, right, top, bottom = PADDING
+        rows = self.stripes * self.rows
+        own = np.stack((_logarithm(values), np.clip(values, -VALUE_LIMIT, VALUE_LIMIT) * VALUE_SCALE))
+        own = np.pad(own, ((0, 0), (0, rows - self.height), (0, 0))).reshape(2, self.stripes, self.rows, self.width)
+        own = np.pad(own, ((0, 0), (0, 0), (top, bottom), (0, 0)))
+        planes = np.pad(np.concatenate((own, self.coarser)), ((0, 0), (0, 0), (0, 0), (left, right)))
+        symbols, tables = np.empty((rows, self.width), np.int64), np.empty((rows, self.width), np.int32)
         block = max(1, POSITIONS // self.width)
-        for source, own in zip(self.sources, values):
-            planes = [_magnitude(own), np.clip(own, -VALUE_LIMIT, VALUE_LIMIT) * VALUE_SCALE, np.zeros((1, self.height, self.width))]
-            if source.context.parent:
-                parent = np.zeros_like(own) if source.parent is None else source.parent
-                planes.append(_doubled(_magnitude(parent), self.height, self.width))
-            if source.context.guide:
-                planes.append(_magnitude(values[0]))
-            left, right, top, bottom = PADDING
-            padded = np.pad(np.concatenate(planes), ((0, 0), (top, bottom), (left, right)))
-            for channel, places in zip(source.active, source.context.places(source.active)):
-                context = IntegerContext(source.context, source.scale, [channel])
-                for row in range(0, self.height, block):
-                    rows = min(block, self.height - row)
-                    x = np.stack([_window(padded, place, row, rows, self.width).reshape(-1) for place in places])
-                    table, whole = named(context(x[None]), self.kind.last)
-                    symbols.append(own[channel, row : row + rows].reshape(-1).astype(np.int64) - whole[0])
-                    indexes.append(table[0])
-        times = np.add.outer(LAG * np.arange(self.count), np.add.outer(2 * np.arange(self.height), np.arange(self.width))).reshape(-1)
+        for stripe in range(self.stripes):
+            for row in range(0, self.rows, block):
+                count = min(block, self.rows - row)
+                seen = [
+                    planes[place.plane, stripe, top + row + place.row :, left + place.column :][:count, : self.width] for place in PLACES
+                ]
+                table, whole = named(self.context(np.stack(seen).reshape(len(PLACES), -1)), self.kind.last)
+                first = stripe * self.rows + row
+                tables[first : first + count] = table.reshape(count, -1)
+                symbols[first : first + count] = -whole.reshape(count, -1)
+        symbols[: self.height] += values
+        times = np.add.outer(2 * (np.arange(self.height) % self.rows), np.arange(self.width)).reshape(-1)
         order = np.argsort(times, kind="stable")
-        ordered, named_ = (np.concatenate(each)[order] for each in (symbols, indexes))
         edges = np.cumsum(np.bincount(times))[:-1]
+        ordered, named_ = (each[: self.height].reshape(-1)[order] for each in (symbols, tables))
         return list(zip(np.split(ordered, edges), np.split(named_, edges)))
 
-    def decode(self, decoder: RowDecoder) -> list[np.ndarray]:
+    def decode(self, decoder: RowDecoder) -> np.ndarray:
         """The values that :meth:`encode` was given, int32."""
         left, right, top, bottom = PADDING
-        beyond = BEHIND * (self.count - 1)  # rows that a wave reaches beyond bands: there is nothing to decode
         length = left + self.width + right
-        size = (self.height + 2 * beyond + top + bottom) * length
-        parents = sum(len(source.active) for source in self.sources if source.parent is not None)
-        # Magnitudes, values, parents, zeros; float32 holds every input exactly.
-        memory = np.zeros((2 * self.count + parents + 1) * size, np.float32)
-        found = np.zeros(self.count * size, np.int32)
-        contexts, distances = self._contexts(memory.reshape(-1, size // length, length), beyond)
-        begin = (top + beyond) * length + left
-        bands = np.arange(self.count)[:, None]
-        lookup = magnitudes().astype(np.float32)
-
+        shape = (2 + COARSER, self.stripes, top + self.rows + bottom, length)
+        memory = np.zeros(shape, np.float32)  # which holds every input exactly
+        memory[2:, :, :, left : left + self.width] = self.coarser
+        found = np.zeros(shape[1:], np.int32)
+        flat, plane, stripe = memory.reshape(-1), found.size, found[0].size
+        starts = np.array([place.plane * plane + place.row * length + place.column for place in PLACES])
+        distances = starts[:, None] + stripe * np.arange(self.stripes)
+        begin = top * length + left
+        lookup = _logarithm(np.arange(-VALUE_LIMIT, VALUE_LIMIT + 1)).astype(np.float32)
+        missing = self.stripes * self.rows - self.height  # rows of the last stripe that are not there
         down = length - 2  # from one position of a wave to the next
-        strides = (size - BEHIND * length, down)
-        for step in range(self.width + 2 * (self.height + beyond - 1)):
-            low, high = max(0, (step - self.width + 2) // 2), min(self.height + beyond, step // 2 + 1)
+        for step in range(self.width + 2 * (self.rows - 1)):
+            low, high = max(0, (step - self.width + 2) // 2), min(self.rows, step // 2 + 1)
             if low >= high:
                 continue
-            first = begin + low * length + step - 2 * low
-            seen = _view(memory, 0, (memory.size - (high - low - 1) * down, high - low), (1, down))  # pieces that begin anywhere
-            shape = (self.count, high - low)
-            out = [context(seen[first + distance].astype(np.float64)) for context, distance in zip(contexts, distances)]
-            table, whole = named(np.concatenate(out) if len(out) > 1 else out[0], self.kind.last)
-            if low < beyond or high > self.height:
-                rows = np.arange(low, high) - BEHIND * bands
-                there = (rows >= 0) & (rows < self.height)
-                symbols = np.zeros(table.shape, np.int64)
-                symbols[there] = np.add(decoder.take(table[there]), whole[there], dtype=np.int64)
-            else:
-                symbols = np.add(decoder.take(table), whole, dtype=np.int64)
+            first, count = begin + low * length + step - 2 * low, high - low
+            seen = _view(flat, 0, (flat.size - (count - 1) * down, count), (1, down))  # pieces that begin anywhere
+            x = seen[first + distances].reshape(len(PLACES), -1)
+            table, whole = named(self.context(x.astype(np.float64)), self.kind.last)
+            there = len(table) - max(0, high - max(low, self.rows - missing))
+            symbols = np.zeros(self.stripes * count, np.int64)
+            np.add(decoder.take(table[:there]), whole[:there], out=symbols[:there], dtype=np.int64)
+            symbols = symbols.reshape(self.stripes, count)
             clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
-            _view(memory, first, shape, strides)[:] = lookup[np.abs(clipped)]
-            _view(memory, first + self.count * size, shape, strides)[:] = clipped * VALUE_SCALE
-            _view(found, first, shape, strides)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
-        whole_planes = found.reshape(self.count, -1, length)[:, top + beyond :][:, : self.height, left : left + self.width]
-        result, band = [], 0
-        for source in self.sources:
-            result.append(np.zeros((source.context.channels, self.height, self.width), np.int32))
-            result[-1][list(source.active)] = whole_planes[band : band + len(source.active)]
-            band += len(source.active)
-        return result
-
-    def _contexts(self, memory: np.ndarray, beyond: int) -> tuple[list[IntegerContext], list[np.ndarray]]:
-        """Of each source; and how far its bands' inputs are from where a wave begins, (bands, inputs). Puts parents into memory.
-
-        Args:
-            memory: (planes, rows, columns).
-            beyond: rows before the first of a band, besides those of neighbours.
-        """
-        left, _, top, _ = PADDING
-        size, length = memory[0].size, memory.shape[2]
-        contexts, distances = [], []
-        luma = {channel: number for number, channel in enumerate(self.sources[0].active)}
-        band, parent, zeros = 0, 2 * self.count, len(memory) - 1
-        for source in self.sources:
-            if not source.active:
-                continue
-            own = {channel: band + number for number, channel in enumerate(source.active)}
-            parents = dict.fromkeys(source.active, zeros)
-            if source.parent is not None:
-                parents = {channel: parent + number for number, channel in enumerate(source.active)}
-                known = _doubled(_magnitude(source.parent[list(source.active)]), self.height, self.width)
-                rows = slice(top + beyond, top + beyond + self.height)
-                memory[parent : parent + len(known), rows, left : left + self.width] = known
-                parent += len(known)
-            found = []
-            for channel, places in zip(source.active, source.context.places(source.active)):
-                inputs = []
-                for place in places:
-                    kind, of = source.context.seen(place.plane)
-                    if kind == "value" and of in own:
-                        plane = own[of] + self.count
-                    else:
-                        plane = {"magnitude": own, "guide": luma, "parent": parents}.get(kind, {}).get(of, zeros)
-                    inputs.append(plane * size + (place.row - BEHIND * own[channel]) * length + place.column)
-                found.append(inputs)
-            contexts.append(IntegerContext(source.context, source.scale, source.active))
-            distances.append(np.array(found))
-            band += len(source.active)
-        return contexts, distances
+            strides = (stripe, down)
+            _view(flat, first, symbols.shape, strides)[:] = lookup[clipped + VALUE_LIMIT]
+            _view(flat, first + plane, symbols.shape, strides)[:] = clipped * VALUE_SCALE
+            _view(found.reshape(-1), first, symbols.shape, strides)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
+        return found[:, top : top + self.rows, left : left + self.width].reshape(-1, self.width)[: self.height]
 
 
-def flags_table() -> Table:
-    """Whether a band is as expected: there if it is at the coarser scale."""
-    return Table(0, quantize_probabilities(np.array([0.9, 0.0999, 0.0001])))
+def _logarithm(values: np.ndarray) -> np.ndarray:
+    """log₂(1 + |value|) with its sign, in integers, float64."""
+    return np.copysign(magnitudes()[np.minimum(np.abs(values), VALUE_LIMIT).astype(np.int64)], values)
 
 
-@cache
-def with_flags(kind: Tables) -> IntegerTables:
-    """The tables of a kind, and one more at the end: of :func:`flags_table`."""
-    both = IntegerTables((kind.last + 1) * PARTS + 1)
-    both.set([*tables(kind).arrays, flags_table()])
-    return both
-
-
-def _magnitude(values: np.ndarray) -> np.ndarray:
-    return magnitudes()[np.minimum(np.abs(values), VALUE_LIMIT).astype(np.int64)]
+def _enlarged(plane: np.ndarray, factor: int, height: int, width: int) -> np.ndarray:
+    return np.repeat(np.repeat(plane, factor, 0), factor, 1)[:height, :width]
 
 
 def _view(memory: np.ndarray, begin: int, shape: tuple[int, int], strides: tuple[int, int]) -> np.ndarray:
     """Elements of flat memory."""
-    bytes_each = memory.itemsize
-    return np.ndarray(shape, memory.dtype, memory, bytes_each * begin, (bytes_each * strides[0], bytes_each * strides[1]))
+    size = memory.itemsize
+    return np.ndarray(shape, memory.dtype, memory, size * begin, (size * strides[0], size * strides[1]))
 
 
-def _doubled(planes: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.repeat(np.repeat(planes, 2, 1), 2, 2)[:, :height, :width]
-
-
-def _window(planes: np.ndarray, place: Place, top: int, height: int, width: int) -> np.ndarray:
-    """Rows of a padded plane, as a neighbour sees them."""
-    first, left = PADDING[2] + place.row + top, PADDING[0] + place.column
-    return planes[place.plane, first : first + height, left : left + width]
-
-
-__all__ = ["ScaleCoder", "Source", "with_flags"]
+__all__ = ["GridCoder"]

@@ -22,7 +22,9 @@ class Soap(torch.optim.Optimizer):
         every: steps between updates of a basis.
     """
 
-    def __init__(self, parameters: Iterable[Any], lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.99), every: int = 5, eps: float = 1e-8):
+    def __init__(
+        self, parameters: Iterable[Any], lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.99), every: int = 5, eps: float = 1e-8
+    ):
         super().__init__(parameters, {"lr": lr, "betas": betas, "every": every, "eps": eps})
 
     @torch.no_grad()
@@ -62,7 +64,7 @@ class Soap(torch.optim.Optimizer):
         if len(outer) == 1:
             return state["square"]
         if int(state["step"]) == 1:
-            state[f"{side}_basis"] = torch.linalg.eigh(outer + 1e-30 * torch.eye(len(outer)).to(outer))[1].flip(1)
+            state[f"{side}_basis"] = torch.linalg.eigh(outer + 1e-30 * torch.eye(len(outer)).to(outer))[1].flip(1).contiguous()
             return state["square"]
         order = torch.argsort((basis.T @ outer @ basis).diagonal(), descending=True)
         state[f"{side}_basis"] = torch.linalg.qr(outer @ basis[:, order])[0].contiguous()

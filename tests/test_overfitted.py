@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import time
 import tracemalloc
 
@@ -135,7 +136,7 @@ def test_the_estimate_is_what_the_file_takes():
     fit.run()
     before = [latent.detach().clone() for latent in fit.latents]
     assert all(torch.equal(latent, latent.round()) for latent in before)
-    for group in fit.optimiser.param_groups:
+    for group in fit._groups():
         group["speed"] = 0.0
     fit.step()  # whose numbers are those of what came before it
     streams = codec.coded(fit.piece, before, 50).streams
@@ -183,13 +184,13 @@ def test_a_step_of_the_search_never_makes_it_worse(codec):
     fit = Fit(Piece(codec.network(40)), x, 0.02, Plan(steps=40))
     while not fit.whole:
         fit.step()
-    for group in fit.optimiser.param_groups:
+    for group in fit._groups():
         group["speed"] = 0.0
     costs = []
     for _ in range(12):
         fit.step()
         costs.append(fit.bpp + fit.lmbda * 255**2 * fit.error)
-    assert all(later <= earlier + 1e-4 for earlier, later in zip(costs, costs[1:]))
+    assert all(later <= earlier + 1e-4 for earlier, later in itertools.pairwise(costs))
     assert costs[-1] < costs[0]
 
 

@@ -24,7 +24,7 @@ from neuralcodec.codecs.image.overfitted_function import PictureFunction
 from neuralcodec.codecs.image.overfitted_targets import Aim, Steering, correct
 from neuralcodec.codecs.image.tiles import Report, nothing
 
-STEPS = (20, 60, 150, 400, 1000, 4000)  # of a fit, by effort
+STEPS = (50, 150, 400, 1000, 2500, 8000)  # of a fit, by effort
 USUAL_EFFORT = 2
 
 

@@ -120,10 +120,10 @@ class ContextBits(torch.autograd.Function):
                 of_last.addmm_(of_out, two.T)
                 of_last_bias += of_out.sum(1, keepdim=True)
                 of_skip.addmm_(of_out, x.T)
-                inner = (last.T @ of_out).mul_(two > 0)
+                inner = torch.ops.aten.threshold_backward(last.T @ of_out, two, 0)
                 of_second.addmm_(inner, one.T)
                 of_second_bias += inner.sum(1, keepdim=True)
-                inner = (second.T @ inner).mul_(one > 0)
+                inner = torch.ops.aten.threshold_backward(second.T @ inner, one, 0)
                 of_first.addmm_(inner, x.T)
                 of_first_bias += inner.sum(1, keepdim=True)
                 back = first.T @ inner

@@ -6,8 +6,8 @@
 
     at the end:  integers ──► what each integer ± 1 would change: the best are taken
 
-For most of a fit, latents are real numbers, rounded softly with noise before and after, ever more sharply (Agustsson and Theis 2020,
-https://arxiv.org/abs/2006.09952; Kim et al. 2023 (C3), https://arxiv.org/abs/2312.02753, section 3.1; here with uniform noise that shrinks).
+For most of a fit, latents are real numbers that are rounded softly, twice, with uniform noise in between, ever more sharply and with less
+noise (Agustsson and Theis 2020, https://arxiv.org/abs/2006.09952; Kim et al. 2023 (C3), https://arxiv.org/abs/2312.02753, section 3.1).
 Then they are integers. One backward pass gives every one of them the slope of the error, and of the bits of those that it is context of.
 With the curvature of the error and the bits of its own neighbours on the scale of integers, which the tables say, it is known about what a
 step up or down is worth. The best one of each neighbourhood is tried, all over a grid at once, and taken back where the bits and the error
@@ -45,7 +45,10 @@ PEAK = 255.0
 SAVE_EVERY = 20.0  # seconds
 AT_ONCE = 2**15  # pixels that each step draws of functions that can draw some alone
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
-UNCHANGED, FRESH_UNCHANGED = 4.0, 0.15  # standard deviation in steps that is assumed of a weight's difference before anything is known of it
+UNCHANGED, FRESH_UNCHANGED = (
+    4.0,
+    0.15,
+)  # standard deviation in steps that is assumed of a weight's difference before anything is known of it
 LEAST_WEIGHT = 0.02  # of a tensor's root mean square, by which its steps are chosen
 STEPS_OF_WEIGHT, FRESH_STEPS = 50.0, 24.0  # to a tensor's root mean square; of fresh functions it is what learning begins with
 UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that are known about: only their rate counts before the end
@@ -55,6 +58,8 @@ SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at
 NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
 LARGEST_GRADIENT = 0.1  # norm, of weights
 FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
+ALIGNED = 64  # pixels, of the piece of a picture that steps of weights are chosen by
+STEP_CHANGES = (4, 4, 2, 2, 2, 2)  # in parts of an octave, one after another as long as they gain
 REACH = 5  # positions around one that is tried of which none is
 EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step
 
@@ -137,6 +142,7 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.done, self.spent = 0, 0.0
         self.bpp, self.error = math.nan, math.nan
+        self.rounded = network.fresh  # whether the steps of weights are known
         self.refused: list[Tensor] = []  # of each latent, where a step was tried that made it worse, and nothing has changed since
 
     @property
@@ -182,11 +188,10 @@ class Fit:
         tensors = {"random": self.generator.get_state()}
         for number, (name, parameter) in enumerate(self._parameters()):
             tensors[f"weight {number} {name}"] = parameter.detach()
-            for optimiser in self.optimisers:
-                for kind, value in optimiser.state.get(parameter, {}).items():
-                    tensors[f"state {number} {kind}"] = value
+            for kind, value in self._optimiser_of(parameter).state.get(parameter, {}).items():
+                tensors[f"state {number} {kind}"] = value
         text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "whole": json.dumps(self.whole)}
-        text["known"] = json.dumps([self.bpp, self.error, self.lmbda])
+        text["known"] = json.dumps([self.bpp, self.error, self.lmbda, self.rounded])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
@@ -207,15 +212,19 @@ class Fit:
                 of_it = f"state {number} "
                 state = {name.removeprefix(of_it): value for name, value in tensors.items() if name.startswith(of_it)}
                 if state:
-                    optimiser = next(each for each in self.optimisers if any(parameter is one for group in each.param_groups for one in group["params"]))
-                    optimiser.state[parameter] = state
+                    self._optimiser_of(parameter).state[parameter] = state
             self.generator.set_state(tensors["random"])
-            self.bpp, self.error, self.lmbda = json.loads(text["known"])
+            self.bpp, self.error, self.lmbda, self.rounded = json.loads(text["known"])
             self.done, self.spent, self.whole = int(text["done"]), float(text["spent"]), json.loads(text["whole"])
             if self.whole:
                 self._settle()
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
+
+    def _optimiser_of(self, parameter: Tensor) -> torch.optim.Optimizer:
+        first, *others = self.optimisers
+        known = (value for optimiser in others for group in optimiser.param_groups for value in group["params"])
+        return others[0] if any(value is parameter for value in known) else first
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimiser in self.optimisers for group in optimiser.param_groups]
@@ -232,6 +241,8 @@ class Fit:
         network.advance(progress)
         if self.latents and taught >= 1 and not self.whole:
             self._settle()
+        if self.coded and progress >= 1 - network.settled and not self.rounded:
+            self._choose_steps()
         picture, options = self.picture, {}
         if network.pointwise:
             stride = max(1, round(math.sqrt(self.height * self.width / AT_ONCE)))
@@ -239,7 +250,7 @@ class Fit:
             picture, options = picture[:, row::stride, column::stride], {"every": (row, column, stride)}
         if self.coded:
             early = HALF_ROUNDED if network.fresh else UNROUNDED
-            weights = self.piece.coder(self.piece.differences(), early if progress < 1 - network.settled else EXACT)
+            weights = self.piece.coder(self.piece.differences(), EXACT if progress >= 1 - network.settled else early)
             values, bits = self.piece.whole(weights.values), weights.bits
         else:
             values, bits = dict(network.named_parameters()), torch.zeros(())
@@ -266,6 +277,41 @@ class Fit:
         self.spent += time.monotonic() - began
 
     @torch.no_grad()
+    def _choose_steps(self) -> None:
+        """The step of each tensor of weights, one after another: coarser while that makes R + λD of the middle of the picture smaller."""
+        self.rounded = True
+        coder, differences = self.piece.coder, self.piece.differences()
+        rows, columns = (size // (2 * ALIGNED) * ALIGNED or size for size in (self.height, self.width))
+        top, left = ((size - part) // (2 * ALIGNED) * ALIGNED for size, part in ((self.height, rows), (self.width, columns)))
+        picture = self.picture[:, top : top + rows, left : left + columns]
+        latents = []
+        for latent in self.latents:
+            factor = 2 ** round(math.log2(self.height / len(latent)))
+            parts = [slice(first // factor, -(-(first + size) // factor)) for first, size in ((top, rows), (left, columns))]
+            latents.append(torch.round(latent[tuple(parts)]))
+        share = self.height * self.width / (rows * columns)
+
+        def cost() -> float:
+            weights = coder(differences, EXACT)
+            drawn = functional_call(self.piece.network, self.piece.whole(weights.values), (latents, rows, columns))
+            squares = (drawn.picture - picture).square().sum() * (self.lmbda * PEAK**2 / 3)
+            return float(weights.bits + share * (drawn.bits + squares))
+
+        coder.fit_scales(differences)
+        best = cost()
+        for number in range(coder.tensors):
+            for change in STEP_CHANGES:
+                known = coder.steps.clone(), coder.scales.clone()
+                coder.steps[number] += change
+                coder.fit_scales(differences)
+                if (found := cost()) < best:
+                    best = found
+                else:
+                    for parameter, value in zip((coder.steps, coder.scales), known):
+                        parameter.copy_(value)
+                    break
+
+    @torch.no_grad()
     def _settle(self) -> None:
         """From real numbers to integers."""
         self.whole = True
@@ -285,7 +331,9 @@ class Fit:
         number = EVERY_GRID[self.done % len(EVERY_GRID)] % len(self.latents)
         latent, move, refused = self.latents[number], drawn.moves[number], self.refused[number]
         assert latent.grad is not None and move.values.grad is not None and move.logarithms.grad is not None
-        slope, of_values, of_logarithms = (each * (self.height * self.width) for each in (latent.grad, move.values.grad, move.logarithms.grad))
+        slope, of_values, of_logarithms = (
+            each * (self.height * self.width) for each in (latent.grad, move.values.grad, move.logarithms.grad)
+        )
         curve = self.piece.network.curvature(self.lmbda)[number]
         down, up = (
             own + of_values * way + of_logarithms * (compressed(latent + way) - move.logarithms) + slope * way + curve

@@ -8,10 +8,10 @@
 Every grid has half the rows and columns of the one before. Each sample is the nonlinear function of seven numbers, one of each grid, and of
 what is next to it; all weights are fitted to the picture.
 
-Ladune et al. 2023 (Cool-chic), https://arxiv.org/abs/2212.05458; Leguay et al. 2023, https://arxiv.org/abs/2307.12706; Kim et al. 2023 (C3),
-https://arxiv.org/abs/2312.02753. Differs in weights that come with the package, in initial integers that are found by descent on the error
-before rates are looked at, in contexts (:mod:`~neuralcodec.codecs.image.overfitted_context`), and in integers that are moved one by one at
-the end (:mod:`~neuralcodec.codecs.image.overfitted_fit`).
+Ladune et al. 2023 (Cool-chic), https://arxiv.org/abs/2212.05458; Leguay et al. 2023, https://arxiv.org/abs/2307.12706; Kim et al. 2023
+(C3), https://arxiv.org/abs/2312.02753. Differs in weights that come with the package, in initial latents by descent on the error before
+rates are looked at, in contexts (:mod:`~neuralcodec.codecs.image.overfitted_context`), and in integers that are moved one by one at the end
+(:mod:`~neuralcodec.codecs.image.overfitted_fit`).
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class GridCoder:
         _, _, top, bottom = PADDING
         self.coarser = np.zeros((COARSER, self.stripes, top + self.rows + bottom, width))
         for number, values in enumerate(coarser[:COARSER]):
-            plane = np.pad(_enlarged(_logarithm(values), 2 << number, height, width), ((top, bottom + self.stripes * self.rows - height), (0, 0)))
+            below = bottom + self.stripes * self.rows - height
+            plane = np.pad(_enlarged(_logarithm(values), 2 << number, height, width), ((top, below), (0, 0)))
             for stripe in range(self.stripes):
                 self.coarser[number, stripe] = plane[stripe * self.rows : stripe * self.rows + top + self.rows + bottom]
 

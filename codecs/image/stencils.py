@@ -94,7 +94,7 @@ class Perceptron(torch.autograd.Function):
             part, of_part = x[:, begin : begin + BLOCK], gradient[:, begin : begin + BLOCK]
             hidden = torch.addmm(first_bias, first, part).relu_()
             of_second.addmm_(of_part, hidden.T)
-            of_hidden = (second.T @ of_part).mul_(hidden > 0)
+            of_hidden = torch.ops.aten.threshold_backward(second.T @ of_part, hidden, 0)
             of_first.addmm_(of_hidden, part.T)
             of_first_bias += of_hidden.sum(1, keepdim=True)
             of_x[:, begin : begin + BLOCK] = first.T @ of_hidden

@@ -119,19 +119,6 @@ class WeightCoder(nn.Module):
         self.steps[self.tensors :] = 0
         self.scales[self.tensors :] = 0
 
-    @torch.no_grad()
-    def fit_scales(self, values: Mapping[str, Tensor]) -> None:
-        """Tensors' scales that take the fewest bits for their integers. Those of rows and columns stay as they are."""
-        flat = torch.cat([values[name].reshape(-1) for name in self.shapes])
-        steps, places = torch.round(self.steps), torch.round(self.scales)
-        symbols = torch.round(flat / self._step(steps))
-        places[: self.tensors] = 0
-        others = self._sum(places)
-        for number, (part, rest) in enumerate(zip(symbols.split(self.sizes), others.split(self.sizes))):
-            index = torch.arange(SCALES, device=flat.device, dtype=flat.dtype)[:, None]
-            bits = laplace_bits(part.expand(SCALES, -1), (index + rest).clamp(0, SCALES - 1)).sum(1)
-            self.scales[number] = float(bits.argmin())
-
     def forward(self, values: Mapping[str, Tensor], rounding: Rounding = EXACT) -> Weights:
         """Tensors as they come out of coding, or nearly so, and what that costs."""
         flat = torch.cat([values[name].reshape(-1) for name in self.shapes])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from neuralcodec.codecs.base import Codec, CodecError, Compressed, Decompressed
 from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, Plan, State
 from neuralcodec.codecs.image.overfitted_function import PictureFunction
-from neuralcodec.codecs.image.overfitted_targets import Aim, Steering, correct
+from neuralcodec.codecs.image.overfitted_targets import FIRST, Aim, Steering, correct
 from neuralcodec.codecs.image.tiles import Report, nothing
 
 STEPS = (50, 150, 400, 1000, 2500, 8000)  # of a fit, by effort
@@ -100,7 +100,7 @@ class FittedPicture(Codec):
         plan = plan or self.plan
         piece = Piece(self.network(level)).to(x.device)
         with torch.inference_mode(False), torch.enable_grad():
-            fit = Fit(piece, x[0].clone(), float(self.lmbda(torch.tensor(level))), plan)
+            fit = Fit(piece, x[0].clone(), float(self.lmbda(torch.tensor(level))), plan if aim is None else plan.shortened(FIRST))
             state = None
             if checkpoint is not None:
                 digest = hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()

@@ -92,7 +92,7 @@ class ContextBits(torch.autograd.Function):
         gradients = [torch.zeros_like(each) for each in weights]
         slopes, of_rated = torch.zeros_like(planes), torch.zeros_like(rated)
         each, down, up = (torch.empty_like(rated) if exact else rated.new_empty(0) for _ in range(3))
-        total = torch.zeros((), dtype=torch.float64)
+        total = rated.new_zeros((), dtype=torch.float64)
         rows = stripe_rows(width)
         at_once = max(1, BLOCK // width)
         for stripe, begin in enumerate(range(0, height, rows)):

@@ -58,8 +58,6 @@ SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at
 NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
 LARGEST_GRADIENT = 0.1  # norm, of weights
 FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
-ALIGNED = 64  # pixels, of the piece of a picture that steps of weights are chosen by
-STEP_CHANGES = (4, 4, 2, 2, 2, 2)  # in parts of an octave, one after another as long as they gain
 REACH = 5  # positions around one that is tried of which none is
 EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step
 
@@ -77,6 +75,10 @@ class Plan(NamedTuple):
     latents: float = 0.16
     side: float = 0.05
     slowest: float = 0.02  # of the learning rates, at the end
+
+    def shortened(self, share: float) -> Plan:
+        seconds, steps = self.seconds, self.steps
+        return self._replace(seconds=seconds and seconds * share, steps=steps and max(1, round(steps * share)))
 
 
 DEFAULT = Plan()
@@ -142,7 +144,6 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.done, self.spent = 0, 0.0
         self.bpp, self.error = math.nan, math.nan
-        self.rounded = network.fresh  # whether the steps of weights are known
         self.refused: list[Tensor] = []  # of each latent, where a step was tried that made it worse, and nothing has changed since
 
     @property
@@ -151,6 +152,12 @@ class Fit:
         of_steps = self.done / max(self.plan.steps, 1) if self.plan.steps is not None else 0.0
         of_seconds = self.spent / max(self.plan.seconds, 1e-3) if self.plan.seconds is not None else 0.0
         return 1.0 if self.plan.steps == 0 else max(of_steps, of_seconds)
+
+    def go_back(self, progress: float) -> None:
+        """To where so much of the plan is done, with what has been found since."""
+        self.done = self.done if self.plan.steps is None else round(progress * self.plan.steps)
+        self.spent = self.spent if self.plan.seconds is None else progress * self.plan.seconds
+        self.whole = False
 
     def run(self, report: Report = nothing, state: State | None = None, steer: Callable[[Fit], None] | None = None) -> None:
         """To the end of the plan.
@@ -186,12 +193,13 @@ class Fit:
             key: of what is being fitted, and how.
         """
         tensors = {"random": self.generator.get_state()}
+        tensors |= {f"refused {number}": refused for number, refused in enumerate(self.refused)}
         for number, (name, parameter) in enumerate(self._parameters()):
             tensors[f"weight {number} {name}"] = parameter.detach()
             for kind, value in self._optimiser_of(parameter).state.get(parameter, {}).items():
                 tensors[f"state {number} {kind}"] = value
         text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "whole": json.dumps(self.whole)}
-        text["known"] = json.dumps([self.bpp, self.error, self.lmbda, self.rounded])
+        text["known"] = json.dumps([self.bpp, self.error, self.lmbda])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
@@ -214,10 +222,11 @@ class Fit:
                 if state:
                     self._optimiser_of(parameter).state[parameter] = state
             self.generator.set_state(tensors["random"])
-            self.bpp, self.error, self.lmbda, self.rounded = json.loads(text["known"])
+            self.bpp, self.error, self.lmbda = json.loads(text["known"])
             self.done, self.spent, self.whole = int(text["done"]), float(text["spent"]), json.loads(text["whole"])
             if self.whole:
                 self._settle()
+                self.refused = [tensors[f"refused {number}"] for number in range(len(self.latents))]
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
 
@@ -241,8 +250,6 @@ class Fit:
         network.advance(progress)
         if self.latents and taught >= 1 and not self.whole:
             self._settle()
-        if self.coded and progress >= 1 - network.settled and not self.rounded:
-            self._choose_steps()
         picture, options = self.picture, {}
         if network.pointwise:
             stride = max(1, round(math.sqrt(self.height * self.width / AT_ONCE)))
@@ -275,41 +282,6 @@ class Fit:
             optimiser.step()
         self.done += 1
         self.spent += time.monotonic() - began
-
-    @torch.no_grad()
-    def _choose_steps(self) -> None:
-        """The step of each tensor of weights, one after another: coarser while that makes R + λD of the middle of the picture smaller."""
-        self.rounded = True
-        coder, differences = self.piece.coder, self.piece.differences()
-        rows, columns = (size // (2 * ALIGNED) * ALIGNED or size for size in (self.height, self.width))
-        top, left = ((size - part) // (2 * ALIGNED) * ALIGNED for size, part in ((self.height, rows), (self.width, columns)))
-        picture = self.picture[:, top : top + rows, left : left + columns]
-        latents = []
-        for latent in self.latents:
-            factor = 2 ** round(math.log2(self.height / len(latent)))
-            parts = [slice(first // factor, -(-(first + size) // factor)) for first, size in ((top, rows), (left, columns))]
-            latents.append(torch.round(latent[tuple(parts)]))
-        share = self.height * self.width / (rows * columns)
-
-        def cost() -> float:
-            weights = coder(differences, EXACT)
-            drawn = functional_call(self.piece.network, self.piece.whole(weights.values), (latents, rows, columns))
-            squares = (drawn.picture - picture).square().sum() * (self.lmbda * PEAK**2 / 3)
-            return float(weights.bits + share * (drawn.bits + squares))
-
-        coder.fit_scales(differences)
-        best = cost()
-        for number in range(coder.tensors):
-            for change in STEP_CHANGES:
-                known = coder.steps.clone(), coder.scales.clone()
-                coder.steps[number] += change
-                coder.fit_scales(differences)
-                if (found := cost()) < best:
-                    best = found
-                else:
-                    for parameter, value in zip((coder.steps, coder.scales), known):
-                        parameter.copy_(value)
-                    break
 
     @torch.no_grad()
     def _settle(self) -> None:

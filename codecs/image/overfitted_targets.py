@@ -1,7 +1,7 @@
 """Sizes and qualities that a fitted picture is to have: λ follows them while the fit goes on, so that one fit is enough.
 
-The multiplier is moved by what the rate, or the error, is off by, on logarithmic scales, as in rate control of video encoders; what is
-left at the end, real bytes against estimated ones, a few more steps put right.
+The multiplier is moved by what the rate, or the error, is off by, on logarithmic scales, as in rate control of video encoders. What is left
+at the end, real bytes against estimated ones, another stretch of the fit puts right, and then a few more steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ RATE_PER_NAT, DECIBELS_PER_NAT = 0.58, 2.75  # by which the logarithm of the rat
 CAUTION = 0.5  # share of what is missing that a move of λ is for
 WIDEST = 1.5  # nats that λ may get away from that of the level: steps of latents and initial weights are of the level
 CLOSE = {"bytes": math.log(1.015), "psnr": 0.05}  # within which an aim is met
-CORRECTIONS, CORRECTION_STEPS = 8, 8
+FIRST = 0.7  # share of a fit's time that is taken before anything is corrected
+STRETCH = 0.6  # how far a fit is taken to be when it goes on with another λ
+FAR = {"bytes": 0.03, "psnr": 0.12}  # what is worth that
+CORRECTIONS, CORRECTION_STEPS = 10, 8
 
 
 class Aim(NamedTuple):
@@ -54,18 +57,23 @@ class Steering:
 
 
 def correct(fit: Fit, steering: Steering, measure: Callable[[], tuple[int, float]]) -> None:
-    """A few more steps, until what a file holds meets the aim.
+    """Another stretch of the fit if it is far off, and a few more steps, until what a file holds meets the aim.
 
     Args:
         measure: bytes and mean squared error (of 0…1) of the real streams.
     """
-    for _ in range(CORRECTIONS):
+    for number in range(CORRECTIONS):
         size, error = measure()
         if steering.aim.met(size, error):
             return
         steering.move(fit, size, error, 1.0)
-        for _ in range(CORRECTION_STEPS):
-            fit.step()
+        if number == 0 and abs(steering.aim.missing(size, error)) > FAR[steering.aim.kind]:
+            fit.go_back(STRETCH)
+            while fit.progress < 1:
+                fit.step()
+        else:
+            for _ in range(CORRECTION_STEPS):
+                fit.step()
 
 
-__all__ = ["Aim", "Steering", "correct"]
+__all__ = ["FIRST", "Aim", "Steering", "correct"]

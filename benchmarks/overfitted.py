@@ -44,20 +44,25 @@ def main() -> None:
     options = parser.parse_args()
     if options.processor:
         overfitted_fit.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
+    clock = clock_of(options)
     known = {}
     if options.output.exists():
         for line in options.output.read_text().splitlines():
             content = json.loads(line)
-            known[content["model"], content["seconds"], content["level"], content["picture"]] = content
+            known[content["model"], content["clock"], content["seconds"], content["level"], content["picture"]] = content
     for seconds in options.seconds:
         for level in [] if options.table else options.levels:
             for picture in options.pictures:
-                if (options.model, seconds, level, picture) not in known:
-                    content = measured(options.model, seconds, level, picture)
-                    known[options.model, seconds, level, picture] = content
+                if (options.model, clock, seconds, level, picture) not in known:
+                    content = {"clock": clock, **measured(options.model, seconds, level, picture)}
+                    known[options.model, clock, seconds, level, picture] = content
                     with options.output.open("a") as out:
                         out.write(json.dumps(content) + "\n")
     report(options, known)
+
+
+def clock_of(options: argparse.Namespace) -> str:
+    return "processor" if options.processor else "wall"
 
 
 def measured(model: str, seconds: float, level: float, picture: int) -> dict:
@@ -106,7 +111,9 @@ def report(options: argparse.Namespace, known: dict) -> None:
     for seconds in options.seconds:
         points, rows = [], []
         for level in options.levels:
-            files = [known[key] for picture in options.pictures if (key := (options.model, seconds, level, picture)) in known]
+            files = [
+                known[key] for picture in options.pictures if (key := (options.model, clock_of(options), seconds, level, picture)) in known
+            ]
             if len(files) == len(options.pictures):
                 rows.append((level, files))
                 points.append(Point(level, mean(files, "bpp"), {"psnr_rgb": mean(files, "psnr")}))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from neuralcodec.codecs.base import build, save_weights
 from neuralcodec.codecs.image.overfitted import FittedPicture
-from neuralcodec.codecs.image.overfitted_fit import BETAS, SOFT, Fit, Piece, Plan
+from neuralcodec.codecs.image.overfitted_fit import BETAS, LARGEST_GRADIENT, SOFT, Fit, Piece, Plan
 from neuralcodec.codecs.image.overfitted_grids import Grids
 from neuralcodec.datasets.folders import list_images, read_rgb
 from neuralcodec.datasets.images import to_tensor
@@ -32,7 +32,6 @@ SPEC = {
     "class_path": "neuralcodec.codecs.image.overfitted.FittedPicture",
     "init_args": {"knots": 5, "network": {"class_path": "neuralcodec.codecs.image.overfitted_grids.Grids", "init_args": {}}},
 }
-LARGEST_GRADIENT = 0.2
 REPORT_EVERY = 30.0  # seconds
 PLAIN = 0.06  # standard deviation of pixels below which a picture teaches little
 

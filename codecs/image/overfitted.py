@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +25,11 @@ from neuralcodec.codecs.image.overfitted_fit import Fit, Piece, Plan, State
 from neuralcodec.codecs.image.overfitted_function import PictureFunction
 from neuralcodec.codecs.image.overfitted_targets import FIRST, Aim, Steering, correct
 from neuralcodec.codecs.image.tiles import Report, nothing
+from neuralcodec.entropy.rans import CorruptStream
 
 STEPS = (50, 150, 400, 1000, 2500, 8000)  # of a fit, by effort
 USUAL_EFFORT = 2
+MOST_TIME = 1.2  # of what is asked for, that corrections may take
 
 
 def plan_of(effort: int | None, seconds: float | None) -> Plan:
@@ -97,6 +101,7 @@ class FittedPicture(Codec):
             aim: what the streams are to be, instead of what the level's λ makes of them.
             checkpoint: file to keep the state of the fit in, and to go on from if it is there; removed at the end.
         """
+        began = time.monotonic()
         plan = plan or self.plan
         piece = Piece(self.network(level)).to(x.device)
         with torch.inference_mode(False), torch.enable_grad():
@@ -108,7 +113,7 @@ class FittedPicture(Codec):
             steering = None if aim is None else Steering(aim, fit)
             fit.run(report, state, steering)
             if steering is not None:
-                correct(fit, steering, lambda: self._measured(fit, level))
+                correct(fit, steering, lambda: self._measured(fit, level), report, began + MOST_TIME * (plan.seconds or math.inf))
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return self.coded(piece, [latent.detach() for latent in fit.latents], level)
@@ -135,13 +140,15 @@ class FittedPicture(Codec):
         latents = network.decode(streams[1], height, width)
         symbols = {f"latents {number}": latent.int().cpu() for number, latent in enumerate(latents)}
         picture = network.draw(latents, height, width)
+        if not torch.isfinite(picture).all():
+            raise CorruptStream("the weights in the file draw no picture")
         return Decompressed(picture[None], {"weights": torch.from_numpy(integers), **symbols})
 
     @torch.no_grad()
     def _with_weights(self, stream: bytes, level: float) -> tuple[PictureFunction, np.ndarray]:
         """The function with the weights of a stream, and the integers in it."""
         network = self.network(level)
-        piece = Piece(network)
+        piece = Piece(network).to(next(network.parameters()).device)
         differences, integers = piece.coder.decode(stream)
         values = piece.whole(differences)
         for name, parameter in network.named_parameters():

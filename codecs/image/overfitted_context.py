@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuralcodec.codecs.fixed import fixed_values
 from neuralcodec.entropy.laplace import INDEX_PER_NAT, MOST_BITS, NARROWEST, SCALES
 
 OWN = (  # (rows, columns) from a position, of the same grid; the first ones matter most
@@ -54,9 +55,9 @@ PLACES = (
 )
 
 
-def stripe_rows(width: int) -> int:
+def stripe_rows(height: int, width: int) -> int:
     """Rows of the stripes that a grid is cut into. They are decoded side by side and see nothing of each other."""
-    return max(LOWEST_STRIPE, -(-width // STRIPES_PER_WIDTH))
+    return min(height, max(LOWEST_STRIPE, -(-width // STRIPES_PER_WIDTH)))
 
 
 def compressed(values: Tensor) -> Tensor:
@@ -90,10 +91,10 @@ class ContextBits(torch.autograd.Function):
         first, first_bias, second, second_bias, last, last_bias, skip = weights
         wanted = any(ctx.needs_input_grad)
         gradients = [torch.zeros_like(each) for each in weights]
-        slopes, of_rated = torch.zeros_like(planes), torch.zeros_like(rated)
+        slopes, of_rated = (torch.zeros_like(each) if wanted else each for each in (planes, rated))
         each, down, up = (torch.empty_like(rated) if exact else rated.new_empty(0) for _ in range(3))
         total = rated.new_zeros((), dtype=torch.float64)
-        rows = stripe_rows(width)
+        rows = stripe_rows(height, width)
         at_once = max(1, BLOCK // width)
         for stripe, begin in enumerate(range(0, height, rows)):
             for row in range(0, min(rows, height - begin), at_once):
@@ -151,7 +152,7 @@ class Laplace(NamedTuple):
     bits: Tensor  # of each
     of_proxy: Tensor  # derivatives
     of_index: Tensor
-    falls: Tensor  # what a proxy's bits change by if it falls by one; nothing if not ``exact``
+    falls: Tensor  # what a proxy's bits change by if it falls by one; of no meaning if not ``exact``
     grows: Tensor
 
 
@@ -191,9 +192,9 @@ class GridContext(nn.Module):
 
     def __init__(self, grids: int, hidden: int):
         super().__init__()
-        self.first = nn.Parameter(torch.randn(hidden, INPUTS) / math.sqrt(INPUTS))
-        self.first_bias = nn.Parameter(0.1 * torch.randn(grids, hidden, 1))
-        self.second = nn.Parameter(torch.randn(hidden, hidden) * math.sqrt(2 / hidden))
+        self.first = nn.Parameter(fixed_values(hidden * INPUTS, 0).view(hidden, INPUTS) / math.sqrt(INPUTS))
+        self.first_bias = nn.Parameter(fixed_values(grids * hidden, 1).view(grids, hidden, 1) / 8)
+        self.second = nn.Parameter(fixed_values(hidden * hidden, 2).view(hidden, hidden) / math.sqrt(hidden / 2))
         self.second_bias = nn.Parameter(torch.zeros(hidden, 1))
         self.last = nn.Parameter(torch.zeros(2, hidden))
         self.last_bias = nn.Parameter(torch.tensor([3.5, 0.0])[:, None].repeat(grids, 1, 1))
@@ -209,7 +210,7 @@ class GridContext(nn.Module):
             coarser: logarithms of the next coarser grids, the nearest one first, each with every position doubled up to this size.
         """
         height, width = values.shape
-        rows = stripe_rows(width)
+        rows = stripe_rows(height, width)
         left, right, top, bottom = PADDING
         beyond = -height % rows
         own = torch.stack((logarithms, values.clamp(-VALUE_LIMIT, VALUE_LIMIT)))

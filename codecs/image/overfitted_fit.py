@@ -1,8 +1,8 @@
 """Fitting a function to a picture: descent on R + λD, with R of what the file will hold, over weights and latents together.
 
     latents ──soft rounding──┐
-    weights ────rounding────►┴─function─► picture ──► D ──┐
-                └───────────────────► bits of the tables ─┴─► R + λD ──► Adam
+    weights ─────────────────┴─function─► picture ──► D ──┐
+       └────────────────────────────► bits of the tables ─┴─► R + λD ──► Adam, SOAP
 
     at the end:  integers ──► what each integer ± 1 would change: the best are taken
 
@@ -11,9 +11,10 @@ noise (Agustsson and Theis 2020, https://arxiv.org/abs/2006.09952; Kim et al. 20
 Then they are integers. One backward pass gives every one of them the slope of the error, and of the bits of those that it is context of.
 With the curvature of the error and the bits of its own neighbours on the scale of integers, which the tables say, it is known about what a
 step up or down is worth. The best one of each neighbourhood is tried, all over a grid at once, and taken back where the bits and the error
-around it have grown together: that is exact, as one neighbourhood does not reach into the next.
+around it, taken together, have not become fewer.
 
-What is coded of a weight is its difference from that which comes with the package, quantized with steps and scales that are learned.
+What is coded of a weight is its difference from that which comes with the package, under scales that are learned. Where nothing comes with
+it, steps are learned as well, and half of the weights are rounded from the start; otherwise all of them are in the last part of a fit.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from neuralcodec.entropy.weights import EXACT, STEPS_PER_OCTAVE, Rounding, Weigh
 PEAK = 255.0
 SAVE_EVERY = 20.0  # seconds
 AT_ONCE = 2**15  # pixels that each step draws of functions that can draw some alone
-BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
+BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam and SOAP
 UNCHANGED, FRESH_UNCHANGED = (
     4.0,
     0.15,
@@ -54,12 +55,13 @@ STEPS_OF_WEIGHT, FRESH_STEPS = 50.0, 24.0  # to a tensor's root mean square; of 
 UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that are known about: only their rate counts before the end
 HALF_ROUNDED = Rounding(share=0.5)  # of weights that say all there is
 SOFT = 0.85  # share of a fit in which latents are real numbers
+FREEZING = 0.7  # share of that time after which latents become integers one by one, in random order
 SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at last
 NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
 LARGEST_GRADIENT = 0.1  # norm, of weights
 FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
 REACH = 5  # positions around one that is tried of which none is
-EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step
+EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step; there are few in coarser ones
 
 
 class Plan(NamedTuple):
@@ -139,12 +141,14 @@ class Fit:
         if network.fresh:
             groups += weights
         self.optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)]
-        if not network.fresh:
+        if coded and not network.fresh:
             self.optimisers.append(Soap(weights, betas=BETAS))
         self.generator = torch.Generator().manual_seed(seed)
+        self.turns = [torch.rand(latent.shape, generator=self.generator).to(latent) for latent in self.latents]  # of becoming integers
         self.done, self.spent = 0, 0.0
         self.bpp, self.error = math.nan, math.nan
-        self.refused: list[Tensor] = []  # of each latent, where a step was tried that made it worse, and nothing has changed since
+        self.refused: list[Tensor] = []  # of each latent, where a step made it worse, and none around has been taken since
+        self.norms: list[Tensor] = []  # how much each latent moves the picture
 
     @property
     def progress(self) -> float:
@@ -194,6 +198,7 @@ class Fit:
         """
         tensors = {"random": self.generator.get_state()}
         tensors |= {f"refused {number}": refused for number, refused in enumerate(self.refused)}
+        tensors |= {f"norm {number}": norm for number, norm in enumerate(self.norms)}
         for number, (name, parameter) in enumerate(self._parameters()):
             tensors[f"weight {number} {name}"] = parameter.detach()
             for kind, value in self._optimiser_of(parameter).state.get(parameter, {}).items():
@@ -218,15 +223,16 @@ class Fit:
             for number, (name, parameter) in enumerate(self._parameters()):
                 parameter.copy_(tensors[f"weight {number} {name}"])
                 of_it = f"state {number} "
-                state = {name.removeprefix(of_it): value for name, value in tensors.items() if name.startswith(of_it)}
+                found = {name.removeprefix(of_it): value for name, value in tensors.items() if name.startswith(of_it)}
+                state = {kind: value if kind == "step" else value.to(parameter.device) for kind, value in found.items()}
                 if state:
                     self._optimiser_of(parameter).state[parameter] = state
             self.generator.set_state(tensors["random"])
             self.bpp, self.error, self.lmbda = json.loads(text["known"])
             self.done, self.spent, self.whole = int(text["done"]), float(text["spent"]), json.loads(text["whole"])
             if self.whole:
-                self._settle()
-                self.refused = [tensors[f"refused {number}"] for number in range(len(self.latents))]
+                for kind, kept in (("refused", self.refused), ("norm", self.norms)):
+                    kept[:] = [tensors[f"{kind} {number}"].to(latent.device) for number, latent in enumerate(self.latents)]
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
 
@@ -261,7 +267,7 @@ class Fit:
             values, bits = self.piece.whole(weights.values), weights.bits
         else:
             values, bits = dict(network.named_parameters()), torch.zeros(())
-        latents = self.latents if self.whole else [softly_rounded(latent, taught, self.generator) for latent in self.latents]
+        latents = self.latents if self.whole else self._proxies(taught)
         drawn = functional_call(network, values, (latents, self.height, self.width, self.whole), options)
         error = (drawn.picture - picture).square().mean()
         rate = (drawn.bits + bits) / (self.height * self.width)
@@ -270,18 +276,34 @@ class Fit:
             optimiser.zero_grad(set_to_none=True)
         (rate + self.lmbda * PEAK**2 * error).backward()
         if self.whole:
-            self._search(drawn, lambda latents: functional_call(network, values, (latents, self.height, self.width, True)))
-        if self.latents:
+            fixed = {name: value.detach() for name, value in values.items()}
+            self._search(drawn, lambda latents: functional_call(network, fixed, (latents, self.height, self.width, True)))
+        if self.latents and self.coded:
             torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         for group in self._groups():
             of_latents = bool(self.latents) and group["params"][0] is self.latents[0]
             done = taught if of_latents else progress
-            slow = min(1.0, 0.1 + done / 0.03) * (self.plan.slowest + (1 - self.plan.slowest) * 0.5 * (1 + math.cos(math.pi * done)))
+            slowest = self.plan.slowest if network.fresh else 0.0  # weights that still move when latents are integers undo what these fit
+            slow = min(1.0, 0.1 + done / 0.03) * (slowest + (1 - slowest) * 0.5 * (1 + math.cos(math.pi * done)))
             group["lr"] = 0.0 if self.whole and of_latents else group["speed"] * slow
         for optimiser in self.optimisers:
             optimiser.step()
         self.done += 1
         self.spent += time.monotonic() - began
+
+    def _proxies(self, progress: float) -> list[Tensor]:
+        """Latents on their way to integers."""
+        share = (progress - FREEZING) / (1 - FREEZING)
+        proxies = []
+        for latent, turn in zip(self.latents, self.turns):
+            soft = softly_rounded(latent, progress, self.generator)
+            if share > 0:
+                frozen = turn < share
+                with torch.no_grad():
+                    latent.copy_(torch.where(frozen, latent.round(), latent))
+                soft = torch.where(frozen, latent.detach(), soft)
+            proxies.append(soft)
+        return proxies
 
     @torch.no_grad()
     def _settle(self) -> None:
@@ -290,7 +312,7 @@ class Fit:
         for latent in self.latents:
             latent.round_()
         self.refused = [torch.zeros_like(latent, dtype=torch.bool) for latent in self.latents]
-        self.piece.network.probe(self.latents, self.height, self.width)
+        self.norms = self.piece.network.probe(self.latents, self.height, self.width)
 
     @torch.no_grad()
     def _search(self, drawn: Drawn, draw: Callable[[Sequence[Tensor]], Drawn]) -> None:
@@ -306,7 +328,7 @@ class Fit:
         slope, of_values, of_logarithms = (
             each * (self.height * self.width) for each in (latent.grad, move.values.grad, move.logarithms.grad)
         )
-        curve = self.piece.network.curvature(self.lmbda)[number]
+        curve = self.norms[number] * (self.lmbda * PEAK**2 / 3)  # half the second derivative, in bits per squared step
         down, up = (
             own + of_values * way + of_logarithms * (compressed(latent + way) - move.logarithms) + slope * way + curve
             for way, own in ((-1, move.down), (1, move.up))

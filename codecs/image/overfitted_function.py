@@ -69,11 +69,8 @@ class PictureFunction(nn.Module):
         """
         return []
 
-    def probe(self, latents: Sequence[Tensor], height: int, width: int) -> None:
-        """Find out what :meth:`curvature` depends on."""
-
-    def curvature(self, lmbda: float) -> list[Tensor]:
-        """Half the second derivative of λD by each latent, in bits per squared step, as :meth:`probe` has found it."""
+    def probe(self, latents: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
+        """About how much each latent moves the picture: the sum of the squared derivatives of all samples by it."""
         return []
 
     def precision(self, name: str) -> float | None:

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuralcodec.codecs.fixed import fixed_values
 from neuralcodec.codecs.image.overfitted_context import COARSER, GridContext, compressed, doubled
 from neuralcodec.codecs.image.overfitted_function import Drawn, Moves, PictureFunction
 from neuralcodec.codecs.image.overfitted_integers import NARROW, SHORT, WIDE, Tables, tables
@@ -32,9 +33,12 @@ from neuralcodec.codecs.image.overfitted_waves import GridCoder
 from neuralcodec.codecs.image.stencils import Perceptron, stencil
 from neuralcodec.entropy import container, rans
 from neuralcodec.entropy.quantizers import SYMBOL_LIMIT
+from neuralcodec.entropy.rans import CorruptStream
 
 BICUBIC = (-0.035, 0.262, 0.879, -0.106)  # taps of a sample a quarter before that of the coarser grid, from two before it to one after it
 FIRST_STEP = 1 / 4  # of every grid, before anything is learned
+MOST_GRIDS, WIDEST = 12, 256
+MOST_POSITIONS = 2**27  # of a picture with eight rows and columns more: of narrow ones most is border
 NARROW_GRIDS = 3  # the finest ones, whose tables are short
 
 
@@ -50,18 +54,19 @@ class Grids(PictureFunction):
 
     def __init__(self, grids: int = 7, hidden: int = 24, width: int = 48):
         super().__init__()
+        if not (1 <= grids <= MOST_GRIDS and 1 <= hidden <= WIDEST and 1 <= width <= WIDEST):
+            raise ValueError(f"there are 1 to {MOST_GRIDS} grids, and networks are 1 to {WIDEST} wide")
         self.grids = grids
         self.gain = nn.Parameter(torch.full((grids,), math.log(FIRST_STEP)))  # logarithms of steps
         self.upsampling = nn.Parameter(torch.tensor(BICUBIC).repeat(grids - 1, 1))
-        self.synthesis_in = nn.Parameter(torch.randn(width, grids) / math.sqrt(grids))
+        self.synthesis_in = nn.Parameter(fixed_values(width * grids, 3).view(width, grids) / math.sqrt(grids))
         self.synthesis_in_bias = nn.Parameter(torch.zeros(width, 1))
-        self.synthesis_out = nn.Parameter(0.05 * torch.randn(3, width))
+        self.synthesis_out = nn.Parameter(fixed_values(3 * width, 4).view(3, width) / 20)
         self.synthesis_out_bias = nn.Parameter(torch.full((3, 1), 0.5))
         self.linear = nn.Parameter(torch.full((3, grids), 0.3))
         self.filters = nn.Parameter(torch.zeros(2, 3, 3, 3, 3))
         self.filters_bias = nn.Parameter(torch.zeros(2, 3))
         self.context = GridContext(grids, hidden)
-        self.norms: list[Tensor] = []
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """Rows and columns of every grid."""
@@ -126,8 +131,8 @@ class Grids(PictureFunction):
         return latents
 
     @torch.no_grad()
-    def probe(self, latents: Sequence[Tensor], height: int, width: int) -> None:
-        """Find out how much every latent moves the picture: :meth:`curvature` then knows."""
+    def probe(self, latents: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
+        """By random signs (Hutchinson), blurred a little."""
         generator = torch.Generator().manual_seed(0)
         norms = [torch.zeros_like(latent) for latent in latents]
         for _ in range(PROBES):
@@ -137,13 +142,10 @@ class Grids(PictureFunction):
             signs = (torch.randint(0, 2, drawn.shape, generator=generator) * 2 - 1).to(drawn)
             for norm, slope in zip(norms, torch.autograd.grad(drawn, leaves, signs)):
                 norm += slope.square() / PROBES
-        self.norms = [F.avg_pool2d(F.pad(norm[None, None], (1,) * 4, mode="replicate"), 3, 1)[0, 0] for norm in norms]
-
-    def curvature(self, lmbda: float) -> list[Tensor]:
-        return [norm * (lmbda * 255**2 / 3) for norm in self.norms]
+        return [F.avg_pool2d(F.pad(norm[None, None], (1,) * 4, mode="replicate"), 3, 1)[0, 0] for norm in norms]
 
     def speed(self, name: str) -> float:
-        return 10.0
+        return 7.5
 
     @torch.no_grad()
     def encode(self, latents: Sequence[Tensor]) -> bytes:
@@ -157,6 +159,8 @@ class Grids(PictureFunction):
 
     @torch.no_grad()
     def decode(self, data: bytes, height: int, width: int) -> list[Tensor]:
+        if (height + 8) * (width + 8) > MOST_POSITIONS:
+            raise CorruptStream(f"no fitted picture has {width}×{height} pixels")
         length, begin = container.read_varint(data, 0)
         decoders = {WIDE: rans.RowDecoder(data[begin : begin + length], tables(WIDE), SHORT)}
         decoders[NARROW] = rans.RowDecoder(data[begin + length :], tables(NARROW), SHORT)

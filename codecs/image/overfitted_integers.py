@@ -26,7 +26,7 @@ VALUE_SCALE = 2.0**INPUT_BITS  # values as inputs
 
 
 class Tables(NamedTuple):
-    """Which tables a group uses: those with a long reach take long to decode with, and are for groups of few symbols."""
+    """Which tables a grid uses: those with a long reach take long to decode with, and are for grids of few symbols."""
 
     last: int  # the largest scale index
     reach: int  # symbols on either side of the mean

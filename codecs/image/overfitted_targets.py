@@ -7,10 +7,12 @@ at the end, real bytes against estimated ones, another stretch of the fit puts r
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from neuralcodec.codecs.image.overfitted_fit import Fit
+from neuralcodec.codecs.image.tiles import Report, nothing
 
 SETTLED = 0.1  # share of a fit after which λ begins to follow
 EVERY = 3  # steps between its moves
@@ -54,23 +56,28 @@ class Steering:
     def move(self, fit: Fit, size: float, error: float, caution: float) -> None:
         nats = math.log(fit.lmbda / self.usual) + caution * self.aim.missing(size, error) / self.slope
         fit.lmbda = self.usual * math.exp(min(max(nats, -WIDEST), WIDEST))
+        for refused in fit.refused:
+            refused.zero_()
 
 
-def correct(fit: Fit, steering: Steering, measure: Callable[[], tuple[int, float]]) -> None:
+def correct(
+    fit: Fit, steering: Steering, measure: Callable[[], tuple[int, float]], report: Report = nothing, deadline: float = math.inf
+) -> None:
     """Another stretch of the fit if it is far off, and a few more steps, until what a file holds meets the aim.
 
     Args:
         measure: bytes and mean squared error (of 0…1) of the real streams.
+        report: told of the steps of that stretch.
+        deadline: of :func:`time.monotonic`, after which there are no corrections.
     """
     for number in range(CORRECTIONS):
         size, error = measure()
-        if steering.aim.met(size, error):
+        if steering.aim.met(size, error) or time.monotonic() > deadline:
             return
         steering.move(fit, size, error, 1.0)
         if number == 0 and abs(steering.aim.missing(size, error)) > FAR[steering.aim.kind]:
             fit.go_back(STRETCH)
-            while fit.progress < 1:
-                fit.step()
+            fit.run(report)
         else:
             for _ in range(CORRECTION_STEPS):
                 fit.step()

@@ -31,7 +31,7 @@ class GridCoder:
     def __init__(self, context: GridContext, grid: int, kind: Tables, height: int, width: int, coarser: Sequence[np.ndarray]):
         self.context, self.kind = IntegerContext(context, grid), kind
         self.height, self.width = height, width
-        self.rows = stripe_rows(width)
+        self.rows = stripe_rows(height, width)
         self.stripes = -(-height // self.rows)
         _, _, top, bottom = PADDING
         self.coarser = np.zeros((COARSER, self.stripes, top + self.rows + bottom, width))
@@ -113,7 +113,7 @@ def _logarithm(values: np.ndarray) -> np.ndarray:
 
 
 def _enlarged(plane: np.ndarray, factor: int, height: int, width: int) -> np.ndarray:
-    return np.repeat(np.repeat(plane, factor, 0), factor, 1)[:height, :width]
+    return np.repeat(np.repeat(plane, factor, 0)[:height], factor, 1)[:, :width]
 
 
 def _view(memory: np.ndarray, begin: int, shape: tuple[int, int], strides: tuple[int, int]) -> np.ndarray:

@@ -35,11 +35,13 @@ class Soap(torch.optim.Optimizer):
                     self._advance(parameter, self.state[parameter], group)
 
     def _advance(self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        gradient = parameter.grad.reshape(len(parameter), -1) if parameter.ndim > 1 else parameter.grad[:, None]  # type: ignore[union-attr]
+        assert parameter.grad is not None
+        matrix = parameter.grad.reshape(len(parameter), -1) if parameter.ndim > 1 else parameter.grad[:, None]
+        gradient = matrix.clone(memory_format=torch.contiguous_format)  # products depend on strides in their last bits
         forget_mean, forget_square = group["betas"]
         if not state:
             state["step"] = torch.zeros(())
-            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+            state["mean"], state["square"] = (gradient.new_zeros(gradient.shape) for _ in range(2))
             for side, size in zip(("left", "right"), gradient.shape):
                 state[f"{side}_outer"] = gradient.new_zeros(size, size)
                 state[f"{side}_basis"] = torch.eye(size).to(gradient)

@@ -68,7 +68,7 @@ def main() -> None:
             inner = number + (1 if number < middle else -1)
             knot.load_state_dict(codec.knots[inner].state_dict())
             with torch.no_grad():
-                knot.gain += 0.5 * math.log(lmbdas[inner] / lmbdas[number])
+                knot.gain.add_(0.5 * math.log(lmbdas[inner] / lmbdas[number]))
         if options.knots is None or number in options.knots:
             train(knot, crops(files, options.side, options.shrink), lmbdas[number], options)
             codec.requires_grad_(False)

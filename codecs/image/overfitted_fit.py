@@ -223,8 +223,9 @@ class Fit:
             for number, (name, parameter) in enumerate(self._parameters()):
                 parameter.copy_(tensors[f"weight {number} {name}"])
                 of_it = f"state {number} "
+                # Copies, as products depend on where memory is aligned, in their last bits.
                 found = {name.removeprefix(of_it): value for name, value in tensors.items() if name.startswith(of_it)}
-                state = {kind: value if kind == "step" else value.to(parameter.device) for kind, value in found.items()}
+                state = {kind: value.clone() if kind == "step" else value.to(parameter.device, copy=True) for kind, value in found.items()}
                 if state:
                     self._optimiser_of(parameter).state[parameter] = state
             self.generator.set_state(tensors["random"])

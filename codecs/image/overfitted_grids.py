@@ -85,9 +85,9 @@ class Grids(PictureFunction):
             rows, columns = latents[number].shape
             coarser = [doubled(each, rows, columns) for each in coarser]
             planes = self.context.planes(logarithms[number], values[number], coarser)
-            cost, *each = self.context.bits(planes, latents[number].detach() if exact else latents[number], number, exact)
+            cost, own, down, up = self.context.bits(planes, latents[number].detach() if exact else latents[number], number, exact)
             bits = bits + cost
-            moves.append(Moves(*each, values[number], logarithms[number]))
+            moves.append(Moves(own, down, up, values[number], logarithms[number]))
             coarser = [logarithms[number], *coarser][:COARSER]
         return Drawn(picture, bits, moves[::-1] if exact else ())
 
@@ -152,7 +152,8 @@ class Grids(PictureFunction):
         integers = [torch.round(latent).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).cpu().numpy().astype(np.int32) for latent in latents]
         parts: dict[Tables, list] = {WIDE: [], NARROW: []}
         for number in range(self.grids - 1, -1, -1):
-            coder = self._coder(number, *integers[number].shape, integers[number + 1 :])
+            rows, columns = integers[number].shape
+            coder = self._coder(number, rows, columns, integers[number + 1 :])
             parts[coder.kind] += coder.encode(integers[number])
         streams = [rans.encode_rows(parts[kind], tables(kind), SHORT) for kind in (WIDE, NARROW)]
         return container.varint(len(streams[0])) + b"".join(streams)

@@ -98,12 +98,13 @@ class GridCoder:
             there = len(table) - max(0, high - max(low, self.rows - missing))
             symbols = np.zeros(self.stripes * count, np.int64)
             np.add(decoder.take(table[:there]), whole[:there], out=symbols[:there], dtype=np.int64)
-            symbols = symbols.reshape(self.stripes, count)
+            wave = (self.stripes, count)
+            symbols = symbols.reshape(wave)
             clipped = np.maximum(np.minimum(symbols, VALUE_LIMIT), -VALUE_LIMIT)
             strides = (stripe, down)
-            _view(flat, first, symbols.shape, strides)[:] = lookup[clipped + VALUE_LIMIT]
-            _view(flat, first + plane, symbols.shape, strides)[:] = clipped * VALUE_SCALE
-            _view(found.reshape(-1), first, symbols.shape, strides)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
+            _view(flat, first, wave, strides)[:] = lookup[clipped + VALUE_LIMIT]
+            _view(flat, first + plane, wave, strides)[:] = clipped * VALUE_SCALE
+            _view(found.reshape(-1), first, wave, strides)[:] = np.maximum(np.minimum(symbols, SYMBOL_LIMIT), -SYMBOL_LIMIT)
         return found[:, top : top + self.rows, left : left + self.width].reshape(-1, self.width)[: self.height]
 
 

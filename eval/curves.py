@@ -42,11 +42,11 @@ def published(name: str, modality: Modality) -> Curve:
     return Curve(name, "published", content["description"], points, content["protocol"], content["source"], details)
 
 
-def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
+def bd_rate(curve: Curve, anchor: Curve, metric: str, least: int = MIN_POINTS) -> Comparison:
     """BD-rate of a curve against an anchor: percent of the anchor's rate at equal quality, negative is better.
 
-    The result has no number, and a note that says why, where the curves are of different test sets, either has fewer than four points, or
-    they share no range of quality.
+    The result has no number, and a note that says why, where the curves are of different test sets, either has fewer points than ``least``,
+    or they share no range of quality.
     """
 
     def verdict(
@@ -62,8 +62,8 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> Comparison:
             return verdict(note=f"not comparable: {metric} of {side.label} is a mean over those items only for which it is defined")
         pairs = [(point.rate, point.quality[metric]) for point in side.points if point.quality.get(metric) is not None]
         kept = _increasing(pairs)
-        if len(kept) < MIN_POINTS:
-            return verdict(note=f"BD-rate needs {MIN_POINTS} points; {side.label} has {len(kept)}")
+        if len(kept) < least:
+            return verdict(note=f"BD-rate needs {least} points; {side.label} has {len(kept)}")
         sides.append(kept)
         offered.append(len(pairs))
     (anchor_rates, anchor_quality), (rates, quality) = (zip(*side) for side in sides)

@@ -54,7 +54,7 @@ def test_bits_of_a_grid_and_their_derivatives_are_those_of_the_plain_network():
     planes = context.planes(contexts.compressed(values), values, [contexts.doubled(coarser, height, width)])
     bits = context.bits(planes, values, 0, False)[0]
 
-    rows, (left, _, top, _) = contexts.stripe_rows(width), contexts.PADDING
+    rows, (left, _, top, _) = contexts.stripe_rows(height, width), contexts.PADDING
     seen = torch.stack(
         [
             planes[place.plane, :, top + place.row :, left + place.column :][:, :rows, :width].reshape(-1, width)[:height]

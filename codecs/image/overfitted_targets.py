@@ -20,8 +20,8 @@ RATE_PER_NAT, DECIBELS_PER_NAT = 0.58, 2.75  # by which the logarithm of the rat
 CAUTION = 0.5  # share of what is missing that a move of λ is for
 WIDEST = 1.5  # nats that λ may get away from that of the level: steps of latents and initial weights are of the level
 CLOSE = {"bytes": math.log(1.015), "psnr": 0.05}  # within which an aim is met
-FIRST = 0.7  # share of a fit's time that is taken before anything is corrected
-STRETCH = 0.6  # how far a fit is taken to be when it goes on with another λ
+FIRST = 0.55  # share of a fit's time that is taken before anything is corrected
+STRETCH, STRETCHES = 0.6, 2  # how far a fit is taken to be when it goes on with another λ, and how often it may
 FAR = {"bytes": 0.03, "psnr": 0.12}  # what is worth that
 CORRECTIONS, CORRECTION_STEPS = 10, 8
 
@@ -63,7 +63,7 @@ class Steering:
 def correct(
     fit: Fit, steering: Steering, measure: Callable[[], tuple[int, float]], report: Report = nothing, deadline: float = math.inf
 ) -> None:
-    """Another stretch of the fit if it is far off, and a few more steps, until what a file holds meets the aim.
+    """Another stretch of the fit or two while it is far off, and a few more steps, until what a file holds meets the aim.
 
     Args:
         measure: bytes and mean squared error (of 0…1) of the real streams.
@@ -75,7 +75,7 @@ def correct(
         if steering.aim.met(size, error) or time.monotonic() > deadline:
             return
         steering.move(fit, size, error, 1.0)
-        if number == 0 and abs(steering.aim.missing(size, error)) > FAR[steering.aim.kind]:
+        if number < STRETCHES and abs(steering.aim.missing(size, error)) > FAR[steering.aim.kind]:
             fit.go_back(STRETCH)
             fit.run(report)
         else:

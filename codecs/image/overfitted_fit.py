@@ -46,10 +46,7 @@ PEAK = 255.0
 SAVE_EVERY = 20.0  # seconds
 AT_ONCE = 2**15  # pixels that each step draws of functions that can draw some alone
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam and SOAP
-UNCHANGED, FRESH_UNCHANGED = (
-    4.0,
-    0.15,
-)  # standard deviation in steps that is assumed of a weight's difference before anything is known of it
+UNCHANGED, FRESH_UNCHANGED = 4.0, 0.15  # standard deviation, in steps, that is assumed of what weights differ by at first
 LEAST_WEIGHT = 0.02  # of a tensor's root mean square, by which its steps are chosen
 STEPS_OF_WEIGHT, FRESH_STEPS = 50.0, 24.0  # to a tensor's root mean square; of fresh functions it is what learning begins with
 UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that are known about: only their rate counts before the end

@@ -1,6 +1,6 @@
 """Convolutions and perceptrons of a few channels over whole pictures: block by block, so that a processor's cache holds what is between.
 
-The derivatives of convolutions with one or three channels take PyTorch's own kernels for processors three to five times as long.
+PyTorch's own kernels for processors are made for many channels, and are slow at the derivatives of convolutions with one or three.
 """
 
 from __future__ import annotations

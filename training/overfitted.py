@@ -25,6 +25,7 @@ from neuralcodec.codecs.base import build, save_weights
 from neuralcodec.codecs.image.overfitted import FittedPicture
 from neuralcodec.codecs.image.overfitted_fit import BETAS, LARGEST_GRADIENT, SOFT, Fit, Piece, Plan
 from neuralcodec.codecs.image.overfitted_grids import Grids
+from neuralcodec.codecs.soap import Soap
 from neuralcodec.datasets.folders import list_images, read_rgb
 from neuralcodec.datasets.images import to_tensor
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--blank", action="store_true", help="latents begin at zero, for weights that know nothing yet")
     parser.add_argument("--init-from", help="weights to go on from")
     parser.add_argument("--knots", type=int, nargs="+", help="the only ones to train (default: all)")
+    parser.add_argument("--spread", action="store_true", help="knots begin as their inner neighbours are, not as in --init-from")
     options = parser.parse_args()
     torch.manual_seed(0)
     codec = build(SPEC)
@@ -64,12 +66,13 @@ def main() -> None:
     for number in sorted(range(len(levels)), key=lambda each: abs(each - middle)):
         knot = codec.knots[number]
         assert isinstance(knot, Grids)
-        if options.init_from is None and number != middle:
+        named = options.knots is None or number in options.knots
+        if number != middle and (options.init_from is None or (options.spread and named)):
             inner = number + (1 if number < middle else -1)
             knot.load_state_dict(codec.knots[inner].state_dict())
             with torch.no_grad():
                 knot.gain.add_(0.5 * math.log(lmbdas[inner] / lmbdas[number]))
-        if options.knots is None or number in options.knots:
+        if named:
             train(knot, crops(files, options.side, options.shrink), lmbdas[number], options)
             codec.requires_grad_(False)
             print(f"{options.output}: {save_weights(codec, options.output).hex()}", flush=True)
@@ -92,9 +95,9 @@ def crops(files: Sequence[Path], side: int, shrink: float = 1.0) -> Iterator[Ten
 
 
 def train(network: Grids, pictures: Iterator[Tensor], lmbda: float, options: argparse.Namespace) -> None:
-    """Adam on the function, a piece a step; each piece's latents as in a fit."""
+    """SOAP on the function, a piece a step; each piece's latents as in a fit."""
     network.requires_grad_(True)
-    optimiser = torch.optim.Adam(network.parameters(), options.rate, BETAS)
+    optimiser = Soap(network.parameters(), options.rate, BETAS)
     fits: list[Fit] = []
     costs: list[float] = []
     began, done = time.monotonic(), 0

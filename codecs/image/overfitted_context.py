@@ -90,24 +90,30 @@ class ContextBits(torch.autograd.Function):
         height, width = rated.shape
         first, first_bias, second, second_bias, last, last_bias, skip = weights
         wanted = any(ctx.needs_input_grad)
-        gradients = [torch.zeros_like(each) for each in weights]
+        hidden = len(first)
+        # What looks at the inputs is one matrix, with biases as what a further input, always one, is multiplied with.
+        seeing = torch.cat((torch.cat((first, skip)), torch.cat((first_bias, last_bias))), 1)
+        of_seeing, of_second, of_last = (torch.zeros_like(each) for each in (seeing, second, last))
+        of_second_bias = torch.zeros_like(second_bias)
         slopes, of_rated = (torch.zeros_like(each) if wanted else each for each in (planes, rated))
         each, down, up = (torch.empty_like(rated) if exact else rated.new_empty(0) for _ in range(3))
         total = rated.new_zeros((), dtype=torch.float64)
         rows = stripe_rows(height, width)
-        at_once = max(1, BLOCK // width)
+        at_once = -(-rows // -(-rows * width // BLOCK))
+        inputs = planes.new_ones(INPUTS + 1, at_once * width)
         for stripe, begin in enumerate(range(0, height, rows)):
             for row in range(0, min(rows, height - begin), at_once):
                 top = begin + row
                 count = min(at_once, rows - row, height - top)
-                x = torch.stack(_windows(planes, stripe, row, count, width)).view(INPUTS, -1)
-                one = torch.addmm(first_bias, first, x).relu_()
+                x = inputs[:, : count * width]
+                torch.stack(_windows(planes, stripe, row, count, width), out=x[:INPUTS].unflatten(1, (count, width)))
+                out = seeing @ x
+                one = out[:hidden].relu_()
                 two = torch.addmm(second_bias, second, one).relu_()
-                out = torch.addmm(last_bias, last, two)
-                out.addmm_(skip, x)
-                index = out[0] * INDEX_PER_OUTPUT
+                out[hidden:].addmm_(last, two)
+                index, mean = out[hidden] * INDEX_PER_OUTPUT, out[hidden + 1]
                 part = slice(top, top + count)
-                cost = laplace(rated[part].reshape(-1) - out[1], index.clamp(0, SCALES - 1), exact)
+                cost = laplace(rated[part].reshape(-1) - mean, index.clamp(0, SCALES - 1), exact)
                 total += cost.bits.sum()
                 if exact:
                     for whole, piece in ((each, cost.bits), (down, cost.falls), (up, cost.grows)):
@@ -116,20 +122,20 @@ class ContextBits(torch.autograd.Function):
                     continue
                 of_rated[part] = cost.of_proxy.view(count, width)
                 outside = ((index < 0) & (cost.of_index > 0)) | ((index > SCALES - 1) & (cost.of_index < 0))
-                of_out = torch.stack((cost.of_index.masked_fill_(outside, 0.0).mul_(INDEX_PER_OUTPUT), cost.of_proxy.neg_()))
-                of_first, of_first_bias, of_second, of_second_bias, of_last, of_last_bias, of_skip = gradients
+                of_sums = torch.empty_like(out)
+                of_out = of_sums[hidden:]
+                torch.mul(cost.of_index.masked_fill_(outside, 0.0), INDEX_PER_OUTPUT, out=of_out[0])
+                torch.neg(cost.of_proxy, out=of_out[1])
                 of_last.addmm_(of_out, two.T)
-                of_last_bias += of_out.sum(1, keepdim=True)
-                of_skip.addmm_(of_out, x.T)
                 inner = torch.ops.aten.threshold_backward(last.T @ of_out, two, 0)
                 of_second.addmm_(inner, one.T)
                 of_second_bias += inner.sum(1, keepdim=True)
-                inner = torch.ops.aten.threshold_backward(second.T @ inner, one, 0)
-                of_first.addmm_(inner, x.T)
-                of_first_bias += inner.sum(1, keepdim=True)
-                back = first.T @ inner
-                back.addmm_(skip.T, of_out)
+                torch.ops.aten.threshold_backward.grad_input(second.T @ inner, one, 0, grad_input=of_sums[:hidden])
+                of_seeing.addmm_(of_sums, x.T)
+                back = seeing[:, :INPUTS].T @ of_sums
                 torch._foreach_add_(_windows(slopes, stripe, row, count, width), list(back.view(INPUTS, count, width).unbind()))
+        (of_first, of_first_bias), (of_skip, of_last_bias) = (part.split((INPUTS, 1), 1) for part in of_seeing.split((hidden, len(skip))))
+        gradients = [of_first, of_first_bias, of_second, of_second_bias, of_last, of_last_bias, of_skip]
         ctx.gradients = [slopes, None if exact else of_rated, None, *gradients]
         ctx.mark_non_differentiable(each, down, up)
         return total.to(rated.dtype), each, down, up
@@ -201,13 +207,15 @@ class GridContext(nn.Module):
         self.skip = nn.Parameter(torch.zeros(2, INPUTS))
 
     @staticmethod
-    def planes(logarithms: Tensor, values: Tensor, coarser: Sequence[Tensor]) -> Tensor:
+    def planes(logarithms: Tensor, values: Tensor, coarser: Sequence[Tensor], above: int = 0) -> Tensor:
         """Everything that is looked at, stacked, cut into stripes and padded with zeros: (2 + COARSER, stripes, rows, columns).
 
         Args:
             logarithms: of the grid, :func:`compressed`, (rows, columns).
             values: of the grid.
-            coarser: logarithms of the next coarser grids, the nearest one first, each with every position doubled up to this size.
+            coarser: logarithms of the next coarser grids, the nearest one first, each with every position doubled; more rows than the grid
+                has are what is beyond it, above (so many) and below.
+            above: at most the padding.
         """
         height, width = values.shape
         rows = stripe_rows(height, width)
@@ -215,8 +223,10 @@ class GridContext(nn.Module):
         beyond = -height % rows
         own = torch.stack((logarithms, values.clamp(-VALUE_LIMIT, VALUE_LIMIT)))
         own = F.pad(F.pad(own, (0, 0, 0, beyond)).unflatten(1, (-1, rows)), PADDING)
-        others = torch.stack([*coarser, *[torch.zeros_like(values)] * (COARSER - len(coarser))])
-        others = F.pad(others, (left, right, top, bottom + beyond)).unfold(1, rows + top + bottom, rows).movedim(-1, 2)
+        known = coarser[0] if coarser else values
+        others = torch.stack([*coarser, *[torch.zeros_like(known)] * (COARSER - len(coarser))])
+        below = len(known) - above - height
+        others = F.pad(others, (left, right, top - above, bottom - below + beyond)).unfold(1, rows + top + bottom, rows).movedim(-1, 2)
         return torch.cat((own, others))
 
     def bits(self, planes: Tensor, rated: Tensor, grid: int, exact: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

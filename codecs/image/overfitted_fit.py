@@ -32,10 +32,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim.adam import adam
 
 from neuralcodec.codecs.base import CodecError, first_line
 from neuralcodec.codecs.image.overfitted_context import compressed
-from neuralcodec.codecs.image.overfitted_function import Drawn, PictureFunction
+from neuralcodec.codecs.image.overfitted_function import Band, Drawn, PictureFunction
 from neuralcodec.codecs.image.tiles import Report, nothing
 from neuralcodec.codecs.soap import Soap
 from neuralcodec.codecs.writing import write_whole
@@ -64,7 +65,7 @@ EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers 
 class Plan(NamedTuple):
     """How long and how fast a function is fitted.
 
-    It ends after ``seconds`` or ``steps``, whichever comes first; learning rates of weights, of latents (in steps) and of side information
+    It ends after ``seconds`` or ``steps`` over the whole picture, whichever comes first; learning rates of weights, of latents (in steps) and of side information
     (in its integers).
     """
 
@@ -88,6 +89,14 @@ class State(NamedTuple):
 
     path: Path
     key: str  # of what is being fitted, and how
+
+
+class Memory(NamedTuple):
+    """What is remembered of a latent's gradients."""
+
+    pending: Tensor  # their sum since it last moved
+    mean: Tensor
+    square: Tensor
 
 
 class Piece(nn.Module):
@@ -129,11 +138,14 @@ class Fit:
         self.piece, self.picture, self.lmbda, self.plan, self.coded = piece, picture, lmbda, plan, coded
         self.height, self.width = picture.shape[1:]
         network = piece.network
-        self.latents = [latent.requires_grad_(True) for latent in network.start(picture, lmbda)]
+        self.latents = network.start(picture, lmbda)
+        self.bands: Sequence[Band | None] = network.bands(self.height, self.width) or [None]
+        self.visits = [0] * len(self.bands)
+        self.told = [(math.nan, math.nan)] * len(self.bands)  # bits per pixel and error of each when last seen
+        self.memories = [Memory(*(torch.zeros_like(latent) for _ in Memory._fields)) for latent in self.latents]
         self.whole = False  # whether latents are integers
         side = list(piece.coder.parameters()) if network.fresh else [piece.coder.scales]  # steps whose weights are not rounded only grow
         groups: list[dict[str, Any]] = [{"params": side, "speed": plan.side * FASTER_SIDE}]
-        groups.append({"params": self.latents, "speed": plan.latents})
         weights = [{"params": [value], "speed": plan.weights * network.speed(name)} for name, value in network.named_parameters()]
         if network.fresh:
             groups += weights
@@ -142,7 +154,7 @@ class Fit:
             self.optimisers.append(Soap(weights, betas=BETAS))
         self.generator = torch.Generator().manual_seed(seed)
         self.turns = [torch.rand(latent.shape, generator=self.generator).to(latent) for latent in self.latents]  # of becoming integers
-        self.done, self.spent = 0, 0.0
+        self.done, self.spent = 0, 0.0  # of steps, those that a band takes; of seconds
         self.bpp, self.error = math.nan, math.nan
         self.refused: list[Tensor] = []  # of each latent, where a step made it worse, and none around has been taken since
         self.norms: list[Tensor] = []  # how much each latent moves the picture
@@ -150,13 +162,13 @@ class Fit:
     @property
     def progress(self) -> float:
         """0…1."""
-        of_steps = self.done / max(self.plan.steps, 1) if self.plan.steps is not None else 0.0
+        of_steps = self.done / (max(self.plan.steps, 1) * len(self.bands)) if self.plan.steps is not None else 0.0
         of_seconds = self.spent / max(self.plan.seconds, 1e-3) if self.plan.seconds is not None else 0.0
         return 1.0 if self.plan.steps == 0 else max(of_steps, of_seconds)
 
     def go_back(self, progress: float) -> None:
         """To where so much of the plan is done, with what has been found since."""
-        self.done = self.done if self.plan.steps is None else round(progress * self.plan.steps)
+        self.done = self.done if self.plan.steps is None else round(progress * self.plan.steps) * len(self.bands)
         self.spent = self.spent if self.plan.seconds is None else progress * self.plan.seconds
         self.whole = False
 
@@ -182,10 +194,11 @@ class Fit:
             if state is not None and time.monotonic() - saved > SAVE_EVERY:
                 self.save(state.path, state.key)
                 saved = time.monotonic()
-            total = max(self.done, round(self.done / max(self.progress, 1e-9)))
-            left = self.spent / self.done * (total - self.done)
+            done = self.done // len(self.bands)
+            total = max(done, round(self.done / len(self.bands) / max(self.progress, 1e-9)))
+            left = self.spent / max(self.progress, 1e-9) * max(0.0, 1 - self.progress)
             psnr = -10 * math.log10(max(self.error, 1e-10))
-            report(self.done, total, f"{self.bpp:.4f} bpp, {psnr:.2f} dB, {int(left) // 60}:{int(left) % 60:02} left")
+            report(done, total, f"{self.bpp:.4f} bpp, {psnr:.2f} dB, {int(left) // 60}:{int(left) % 60:02} left")
 
     def save(self, path: Path, key: str) -> None:
         """Everything that :meth:`load` needs to go on.
@@ -196,12 +209,13 @@ class Fit:
         tensors = {"random": self.generator.get_state()}
         tensors |= {f"refused {number}": refused for number, refused in enumerate(self.refused)}
         tensors |= {f"norm {number}": norm for number, norm in enumerate(self.norms)}
+        tensors |= {f"memory {number} {kind}": value for number, memory in enumerate(self.memories) for kind, value in memory._asdict().items()}
         for number, (name, parameter) in enumerate(self._parameters()):
             tensors[f"weight {number} {name}"] = parameter.detach()
             for kind, value in self._optimiser_of(parameter).state.get(parameter, {}).items():
                 tensors[f"state {number} {kind}"] = value
         text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "whole": json.dumps(self.whole)}
-        text["known"] = json.dumps([self.bpp, self.error, self.lmbda])
+        text["known"] = json.dumps([self.bpp, self.error, self.lmbda, self.told, self.visits])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
@@ -226,7 +240,10 @@ class Fit:
                 if state:
                     self._optimiser_of(parameter).state[parameter] = state
             self.generator.set_state(tensors["random"])
-            self.bpp, self.error, self.lmbda = json.loads(text["known"])
+            for number, memory in enumerate(self.memories):
+                for kind, value in memory._asdict().items():
+                    value.copy_(tensors[f"memory {number} {kind}"])
+            self.bpp, self.error, self.lmbda, self.told, self.visits = json.loads(text["known"])
             self.done, self.spent, self.whole = int(text["done"]), float(text["spent"]), json.loads(text["whole"])
             if self.whole:
                 for kind, kept in (("refused", self.refused), ("norm", self.norms)):
@@ -255,53 +272,95 @@ class Fit:
         if self.latents and taught >= 1 and not self.whole:
             self._settle()
         picture, options = self.picture, {}
+        place = self.done % len(self.bands)
+        band = None if self.whole else self.bands[place]
         if network.pointwise:
             stride = max(1, round(math.sqrt(self.height * self.width / AT_ONCE)))
             row, column = (int(torch.randint(stride, (1,), generator=self.generator)) for _ in range(2))
             picture, options = picture[:, row::stride, column::stride], {"every": (row, column, stride)}
+        if band is not None:
+            picture, options = picture[:, band.rows], {"band": band}
         if self.coded:
             early = HALF_ROUNDED if network.fresh else UNROUNDED
             weights = self.piece.coder(self.piece.differences(), EXACT if progress >= 1 - network.settled else early)
-            values, bits = self.piece.whole(weights.values), weights.bits
+            values, weight_bits = self.piece.whole(weights.values), weights.bits
         else:
-            values, bits = dict(network.named_parameters()), torch.zeros(())
-        latents = self.latents if self.whole else self._proxies(taught)
+            values, weight_bits = dict(network.named_parameters()), torch.zeros(())
+        seen = self.latents if band is None else [latent[rows] for latent, rows in zip(self.latents, band.seen)]
+        leaves, latents = (seen, seen) if not seen else self._leaves(seen, taught, band)
         drawn = functional_call(network, values, (latents, self.height, self.width, self.whole), options)
         error = (drawn.picture - picture).square().mean()
-        rate = (drawn.bits + bits) / (self.height * self.width)
-        self.bpp, self.error = float(rate.detach()), float(error.detach())
+        share = 1.0 if band is None else len(picture[0]) / self.height
+        rate = (drawn.bits / share + weight_bits) / (self.height * self.width)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         (rate + self.lmbda * PEAK**2 * error).backward()
+        self._tell(None if self.whole else place, float(rate.detach()), float(error.detach()))
         if self.whole:
             fixed = {name: value.detach() for name, value in values.items()}
-            self._search(drawn, lambda latents: functional_call(network, fixed, (latents, self.height, self.width, True)))
+            self._search(drawn, leaves, lambda latents: functional_call(network, fixed, (latents, self.height, self.width, True)))
+        elif leaves:
+            self._move(leaves, place, band, self.plan.latents * self._slow(taught, self.plan.slowest if network.fresh else 0.0))
         if self.latents and self.coded:
             torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+        slowest = self.plan.slowest if network.fresh else 0.0  # weights that still move when latents are integers undo what these fit
         for group in self._groups():
-            of_latents = bool(self.latents) and group["params"][0] is self.latents[0]
-            done = taught if of_latents else progress
-            slowest = self.plan.slowest if network.fresh else 0.0  # weights that still move when latents are integers undo what these fit
-            slow = min(1.0, 0.1 + done / 0.03) * (slowest + (1 - slowest) * 0.5 * (1 + math.cos(math.pi * done)))
-            group["lr"] = 0.0 if self.whole and of_latents else group["speed"] * slow
+            group["lr"] = group["speed"] * self._slow(progress, slowest)
         for optimiser in self.optimisers:
             optimiser.step()
-        self.done += 1
+        self.done += len(self.bands) if self.whole else 1
         self.spent += time.monotonic() - began
 
-    def _proxies(self, progress: float) -> list[Tensor]:
-        """Latents on their way to integers."""
+    @staticmethod
+    def _slow(progress: float, slowest: float) -> float:
+        """Factor on learning rates."""
+        return min(1.0, 0.1 + progress / 0.03) * (slowest + (1 - slowest) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def _tell(self, place: int | None, bpp: float, error: float) -> None:
+        """Keep what a band, or all of the picture, takes."""
+        self.told = [(bpp, error) if place is None or place == number else old for number, old in enumerate(self.told)]
+        heights = [self.height if band is None else len(self.picture[0, band.rows]) for band in self.bands]
+        known = [(each, height) for each, height in zip(self.told, heights) if not math.isnan(each[0])]
+        self.bpp, self.error = (sum(each[part] * height for each, height in known) / sum(height for _, height in known) for part in range(2))
+
+    def _leaves(self, seen: Sequence[Tensor], progress: float, band: Band | None) -> tuple[list[Tensor], list[Tensor]]:
+        """What gradients are asked of, and what the function is given: integers, or latents on their way there."""
+        if self.whole:
+            leaves = [latent.detach().requires_grad_(True) for latent in seen]
+            return leaves, leaves
         share = (progress - FREEZING) / (1 - FREEZING)
-        proxies = []
-        for latent, turn in zip(self.latents, self.turns):
-            soft = softly_rounded(latent, progress, self.generator)
+        leaves, proxies = [], []
+        for number, latent in enumerate(seen):
+            frozen = None
             if share > 0:
-                frozen = turn < share
-                with torch.no_grad():
-                    latent.copy_(torch.where(frozen, latent.round(), latent))
-                soft = torch.where(frozen, latent.detach(), soft)
-            proxies.append(soft)
-        return proxies
+                turn = self.turns[number]
+                frozen = (turn if band is None else turn[band.seen[number]]) < share
+                latent.copy_(torch.where(frozen, latent.round(), latent))
+            leaf = latent.detach().requires_grad_(True)
+            soft = softly_rounded(leaf, progress, self.generator)
+            leaves.append(leaf)
+            proxies.append(soft if frozen is None else torch.where(frozen, leaf.detach(), soft))
+        return leaves, proxies
+
+    @torch.no_grad()
+    def _move(self, leaves: Sequence[Tensor], place: int, band: Band | None, rate: float) -> None:
+        """A step of Adam for the latents of a band, with what other bands had to say of them in the meantime."""
+        self.visits[place] += 1
+        moved = []
+        for number, (leaf, latent, memory) in enumerate(zip(leaves, self.latents, self.memories)):
+            assert leaf.grad is not None
+            seen, own = (slice(None),) * 2 if band is None else (band.seen[number], band.own[number])
+            memory.pending[seen] += leaf.grad
+            moved.append((latent[own], *(each[own] for each in memory)))
+        values, pending, means, squares = map(list, zip(*moved))
+        steps = [torch.tensor(float(self.visits[place] - 1), device=value.device) for value in values]
+        first, second = BETAS
+        adam(
+            values, pending, means, squares, [], steps, fused=True,
+            amsgrad=False, beta1=first, beta2=second, lr=rate, weight_decay=0.0, eps=EPSILON, maximize=False,
+        )  # fmt: skip
+        for each in pending:
+            each.zero_()
 
     @torch.no_grad()
     def _settle(self) -> None:
@@ -313,18 +372,19 @@ class Fit:
         self.norms = self.piece.network.probe(self.latents, self.height, self.width)
 
     @torch.no_grad()
-    def _search(self, drawn: Drawn, draw: Callable[[Sequence[Tensor]], Drawn]) -> None:
+    def _search(self, drawn: Drawn, leaves: Sequence[Tensor], draw: Callable[[Sequence[Tensor]], Drawn]) -> None:
         """Try a step of some integers of one grid, and keep those that make R + λD smaller.
 
         Args:
             drawn: with the integers as they are.
+            leaves: these, with their gradients.
             draw: the same with others.
         """
-        number = EVERY_GRID[self.done % len(EVERY_GRID)] % len(self.latents)
-        latent, move, refused = self.latents[number], drawn.moves[number], self.refused[number]
-        assert latent.grad is not None and move.values.grad is not None and move.logarithms.grad is not None
+        number = EVERY_GRID[self.done // len(self.bands) % len(EVERY_GRID)] % len(self.latents)
+        latent, leaf, move, refused = self.latents[number], leaves[number], drawn.moves[number], self.refused[number]
+        assert leaf.grad is not None and move.values.grad is not None and move.logarithms.grad is not None
         slope, of_values, of_logarithms = (
-            each * (self.height * self.width) for each in (latent.grad, move.values.grad, move.logarithms.grad)
+            each * (self.height * self.width) for each in (leaf.grad, move.values.grad, move.logarithms.grad)
         )
         curve = self.norms[number] * (self.lmbda * PEAK**2 / 3)  # half the second derivative, in bits per squared step
         down, up = (

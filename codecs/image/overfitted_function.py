@@ -26,6 +26,14 @@ class Drawn(NamedTuple):
     moves: Sequence[Moves] = ()  # of each latent, if asked for
 
 
+class Band(NamedTuple):
+    """Rows of a picture that one step of a fit looks at, and those of its latents that have to do with them."""
+
+    rows: slice
+    seen: Sequence[slice]  # of each latent: what the rows follow from
+    own: Sequence[slice]  # of these what belongs to no other band
+
+
 class PictureFunction(nn.Module):
     """A function that draws a picture.
 
@@ -69,6 +77,10 @@ class PictureFunction(nn.Module):
         """
         return []
 
+    def bands(self, height: int, width: int) -> Sequence[Band]:
+        """What :meth:`forward` takes as ``band``, with latents of the rows that are seen: together the whole picture. None if it takes none."""
+        return []
+
     def probe(self, latents: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
         """About how much each latent moves the picture: the sum of the squared derivatives of all samples by it."""
         return []
@@ -100,4 +112,4 @@ class PictureFunction(nn.Module):
         raise NotImplementedError
 
 
-__all__ = ["Drawn", "PictureFunction"]
+__all__ = ["Band", "Drawn", "PictureFunction"]

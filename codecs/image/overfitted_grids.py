@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralcodec.codecs.fixed import fixed_values
-from neuralcodec.codecs.image.overfitted_context import COARSER, GridContext, compressed, doubled
-from neuralcodec.codecs.image.overfitted_function import Drawn, Moves, PictureFunction
+from neuralcodec.codecs.image.overfitted_context import COARSER, PADDING, GridContext, compressed, doubled, stripe_rows
+from neuralcodec.codecs.image.overfitted_function import Band, Drawn, Moves, PictureFunction
 from neuralcodec.codecs.image.overfitted_integers import NARROW, SHORT, WIDE, Tables, tables
 from neuralcodec.codecs.image.overfitted_waves import GridCoder
 from neuralcodec.codecs.image.stencils import Perceptron, stencil
@@ -39,6 +39,8 @@ BICUBIC = (-0.035, 0.262, 0.879, -0.106)  # taps of a sample a quarter before th
 FIRST_STEP = 1 / 4  # of every grid, before anything is learned
 MOST_GRIDS, WIDEST = 12, 256
 MOST_POSITIONS = 2**27  # of a picture with eight rows and columns more: of narrow ones most is border
+BAND = 2**16  # pixels of a band, about: of fewer, what a step costs besides is felt
+REACHES = (2, 3, *[4] * (MOST_GRIDS - 2))  # rows of each grid that filters see beyond a band
 NARROW_GRIDS = 3  # the finest ones, whose tables are short
 
 
@@ -72,8 +74,20 @@ class Grids(PictureFunction):
         """Rows and columns of every grid."""
         return [(-(-height // 2**number), -(-width // 2**number)) for number in range(self.grids)]
 
-    def forward(self, latents: Sequence[Tensor], height: int, width: int, exact: bool = False, **options: Any) -> Drawn:
-        picture = self.draw(latents, height, width, **options)
+    def bands(self, height: int, width: int) -> list[Band]:
+        """As high as the stripes of the finest grid, or nearly so."""
+        sizes = self.sizes(height, width)
+        least = 2 ** (self.grids - 1)
+        rows = least * max(1, round(max(stripe_rows(height, width), BAND / width) / least))
+        bands = []
+        for top in range(0, height, rows):
+            own = [slice(top // 2**number, min(count, (top + rows) // 2**number)) for number, (count, _) in enumerate(sizes)]
+            seen = [slice(max(0, each.start - reach), min(count, each.stop + reach)) for each, reach, (count, _) in zip(own, REACHES, sizes)]
+            bands.append(Band(own[0], seen, own))
+        return bands
+
+    def forward(self, latents: Sequence[Tensor], height: int, width: int, exact: bool = False, band: Band | None = None) -> Drawn:
+        picture = self.draw(latents, height, width, band)
         values = [latent.detach().requires_grad_(latent.requires_grad) for latent in latents] if exact else list(latents)
         logarithms = [compressed(value) for value in values]
         if exact:
@@ -83,27 +97,35 @@ class Grids(PictureFunction):
         coarser: list[Tensor] = []
         for number in range(self.grids - 1, -1, -1):
             rows, columns = latents[number].shape
-            coarser = [doubled(each, rows, columns) for each in coarser]
-            planes = self.context.planes(logarithms[number], values[number], coarser)
-            cost, own, down, up = self.context.bits(planes, latents[number].detach() if exact else latents[number], number, exact)
+            seen, own = (slice(0, rows),) * 2 if band is None else (band.seen[number], band.own[number])
+            skipped = 0 if band is None or not coarser else seen.start - 2 * band.seen[number + 1].start
+            coarser = [doubled(each, skipped + rows, columns)[skipped:] for each in coarser]
+            part = slice(own.start - seen.start, own.stop - seen.start)
+            above = min(PADDING[2], part.start)
+            around = slice(part.start - above, min(part.stop + PADDING[3], rows))
+            planes = self.context.planes(logarithms[number][part], values[number][part], [each[around] for each in coarser], above)
+            rated = latents[number][part]
+            cost, each, down, up = self.context.bits(planes, rated.detach() if exact else rated, number, exact)
             bits = bits + cost
-            moves.append(Moves(own, down, up, values[number], logarithms[number]))
+            moves.append(Moves(each, down, up, values[number], logarithms[number]))
             coarser = [logarithms[number], *coarser][:COARSER]
         return Drawn(picture, bits, moves[::-1] if exact else ())
 
-    def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
+    def draw(self, latents: Sequence[Tensor], height: int, width: int, band: Band | None = None) -> Tensor:
         steps = self.gain.exp()
         x = (latents[-1] * steps[-1])[None, None]
         for number in range(self.grids - 2, -1, -1):
             rows, columns = latents[number].shape
-            x = F.pixel_shuffle(stencil(x, self._kernel(number)), 2)[:, :, :rows, :columns]
+            skipped = 0 if band is None else band.seen[number].start - 2 * band.seen[number + 1].start
+            x = F.pixel_shuffle(stencil(x, self._kernel(number)), 2)[:, :, skipped : skipped + rows, :columns]
             x = torch.cat(((latents[number] * steps[number])[None, None], x))
         x = x.flatten(1)
         network = (self.synthesis_in, self.synthesis_in_bias, self.synthesis_out, self.synthesis_out_bias)
-        picture = Perceptron.apply(x, *network).view(1, 3, height, width)
+        picture = Perceptron.apply(x, *network).view(1, 3, *latents[0].shape)
         picture = picture + stencil(picture, self.filters[0], self.filters_bias[0])
         picture = picture + stencil(F.relu(picture), self.filters[1], self.filters_bias[1])
-        return picture[0] + (self.linear @ x).view(3, height, width)
+        picture = picture[0] + (self.linear @ x).view(picture.shape[1:])
+        return picture if band is None else picture[:, band.own[0].start - band.seen[0].start :][:, : band.own[0].stop - band.own[0].start]
 
     def _kernel(self, number: int) -> Tensor:
         """From a sample and those around it to the square of 2×2 at twice the resolution, (4, 1, 5, 5): symmetric and separable."""

@@ -50,7 +50,7 @@ class Steering:
         self.slope = RATE_PER_NAT if aim.kind == "bytes" else DECIBELS_PER_NAT
 
     def __call__(self, fit: Fit) -> None:
-        if fit.progress > SETTLED and fit.done % EVERY == 0:
+        if fit.progress > SETTLED and fit.done % (EVERY * len(fit.bands)) == 0:
             self.move(fit, fit.bpp * fit.height * fit.width / 8, fit.error, CAUTION * EVERY / 10)
 
     def move(self, fit: Fit, size: float, error: float, caution: float) -> None:

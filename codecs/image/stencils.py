@@ -32,39 +32,23 @@ class Stencil(torch.autograd.Function):
     @staticmethod
     def forward(ctx, padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(padded, weight)
-        size = weight.shape[-1]
-        height, width = padded.shape[2] - size + 1, padded.shape[3] - size + 1
-        out = padded.new_empty(len(padded), len(weight), height, width)
-        for number, top, count in _blocks(len(padded), height, width):
-            seen = torch.stack(_views(padded[number], size, top, count, width)).flatten(1)
-            out[number, :, top : top + count] = torch.addmm(bias[:, None], weight.flatten(1), seen).unflatten(1, (count, width))
-        return out
+        return F.conv2d(padded, weight, bias)
 
     @staticmethod
     def backward(ctx, *upstream: Tensor):
         (padded, weight), (gradient,) = ctx.saved_tensors, upstream
         size = weight.shape[-1]
         height, width = gradient.shape[2:]
-        of_padded, of_weight = torch.zeros_like(padded), torch.zeros_like(weight).flatten(1)
-        for number, top, count in _blocks(len(padded), height, width):
-            seen = torch.stack(_views(padded[number], size, top, count, width)).flatten(1)
-            part = gradient[number, :, top : top + count].reshape(len(weight), -1)
-            of_weight.addmm_(part, seen.T)
-            of_seen = (weight.flatten(1).T @ part).unflatten(1, (count, width))
-            torch._foreach_add_(_views(of_padded[number], size, top, count, width), list(of_seen.unbind()))
+        # By the input: once more a convolution forwards, which is several times as fast as the one that is made for it.
+        of_padded = F.conv2d(F.pad(gradient, (size - 1,) * 4), weight.flip(2, 3).transpose(0, 1))
+        of_weight = torch.zeros_like(weight).flatten(1)
+        rows = max(1, BLOCK // width)
+        for seen, out in zip(padded, gradient):
+            for top in range(0, height, rows):
+                part = out[:, top : top + rows]
+                views = seen[:, top : top + part.shape[1] + size - 1].unfold(1, size, 1).unfold(2, size, 1)
+                of_weight.addmm_(part.reshape(len(weight), -1), views.permute(0, 3, 4, 1, 2).reshape(of_weight.shape[1], -1).T)
         return of_padded, of_weight.view_as(weight), gradient.sum((0, 2, 3))
-
-
-def _blocks(pictures: int, height: int, width: int) -> list[tuple[int, int, int]]:
-    """Picture, first row and number of rows."""
-    rows = max(1, BLOCK // width)
-    return [(number, top, min(rows, height - top)) for number in range(pictures) for top in range(0, height, rows)]
-
-
-def _views(planes: Tensor, size: int, top: int, count: int, width: int) -> list[Tensor]:
-    """Rows of padded (channels, rows, columns), as every tap sees them."""
-    taps = [(row, column) for row in range(size) for column in range(size)]
-    return [plane[top + row : top + row + count, column : column + width] for plane in planes for row, column in taps]
 
 
 class Perceptron(torch.autograd.Function):

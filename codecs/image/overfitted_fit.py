@@ -52,12 +52,13 @@ LEAST_WEIGHT = 0.02  # of a tensor's root mean square, by which its steps are ch
 STEPS_OF_WEIGHT, FRESH_STEPS = 50.0, 24.0  # to a tensor's root mean square; of fresh functions it is what learning begins with
 UNROUNDED = Rounding(share=0.0, mixed=True)  # of weights that are known about: only their rate counts before the end
 HALF_ROUNDED = Rounding(share=0.5)  # of weights that say all there is
-SOFT = 0.85  # share of a fit in which latents are real numbers
+SOFT = 0.75  # share of a fit in which latents are real numbers
 FREEZING = 0.7  # share of that time after which latents become integers one by one, in random order
 SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at last
 NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
 LARGEST_GRADIENT = 0.1  # norm, of weights
 FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
+LESS_TRUST, MORE_TRUST = 0.5, 1.1  # factors on the learning rate of weights after a move that made it worse, or better
 REACH = 5  # positions around one that is tried of which none is
 EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step; there are few in coarser ones
 
@@ -106,16 +107,17 @@ class Piece(nn.Module):
         super().__init__()
         self.network = network
         self.base = {name: value.detach().clone() for name, value in network.named_parameters()}
-        unchanged = round(index_of(FRESH_UNCHANGED if network.fresh else UNCHANGED))
-        usual = {name: (self._step(name), unchanged) for name in self.base}
+        usual = {name: self._usual(name) for name in self.base}
         self.coder = WeightCoder({name: value.shape for name, value in self.base.items()}, per_axis=2**30, usual=usual)
 
-    def _step(self, name: str) -> int:
-        """In parts of an octave: what a parameter's differences are quantized with at first, the same on every machine."""
+    def _usual(self, name: str) -> tuple[int, int]:
+        """Of a parameter: in parts of an octave, the step its differences are quantized with at first; the index of their scale."""
         size = self.base[name].detach().double().square().mean().sqrt()
-        steps = FRESH_STEPS if self.network.fresh else STEPS_OF_WEIGHT
-        step = self.network.precision(name) or 2.0 ** math.frexp(max(float(size), LEAST_WEIGHT) / steps)[1]
-        return round(STEPS_PER_OCTAVE * math.log2(step))
+        fresh = self.network.fresh
+        step = 2.0 ** math.frexp(max(float(size), LEAST_WEIGHT) / (FRESH_STEPS if fresh else STEPS_OF_WEIGHT))[1]
+        deviation = (FRESH_UNCHANGED if fresh else UNCHANGED) * step
+        step = self.network.precision(name) or step
+        return round(STEPS_PER_OCTAVE * math.log2(step)), round(index_of(FRESH_UNCHANGED if fresh else deviation / step))
 
     def differences(self) -> dict[str, Tensor]:
         return {name: value - self.base[name] for name, value in self.network.named_parameters()}
@@ -158,6 +160,9 @@ class Fit:
         self.bpp, self.error = math.nan, math.nan
         self.refused: list[Tensor] = []  # of each latent, where a step made it worse, and none around has been taken since
         self.norms: list[Tensor] = []  # how much each latent moves the picture
+        self.best: tuple[float, float] | None = None  # bits per pixel and error of the integers with the weights below
+        self.best_weights: list[Tensor] = []
+        self.trust = 1.0  # in weights that move while latents are integers
 
     @property
     def progress(self) -> float:
@@ -199,6 +204,7 @@ class Fit:
             left = self.spent / max(self.progress, 1e-9) * max(0.0, 1 - self.progress)
             psnr = -10 * math.log10(max(self.error, 1e-10))
             report(done, total, f"{self.bpp:.4f} bpp, {psnr:.2f} dB, {int(left) // 60}:{int(left) % 60:02} left")
+        self.finish()
 
     def save(self, path: Path, key: str) -> None:
         """Everything that :meth:`load` needs to go on.
@@ -282,7 +288,8 @@ class Fit:
             picture, options = picture[:, band.rows], {"band": band}
         if self.coded:
             early = HALF_ROUNDED if network.fresh else UNROUNDED
-            weights = self.piece.coder(self.piece.differences(), EXACT if progress >= 1 - network.settled else early)
+            settled = self.whole if self.latents else progress >= 1 - network.settled
+            weights = self.piece.coder(self.piece.differences(), EXACT if settled else early)
             values, weight_bits = self.piece.whole(weights.values), weights.bits
         else:
             values, weight_bits = dict(network.named_parameters()), torch.zeros(())
@@ -294,6 +301,10 @@ class Fit:
         rate = (drawn.bits / share + weight_bits) / (self.height * self.width)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
+        if self.whole and not self._is_better(float(rate.detach()), float(error.detach())):
+            self.done += len(self.bands)
+            self.spent += time.monotonic() - began
+            return
         (rate + self.lmbda * PEAK**2 * error).backward()
         self._tell(None if self.whole else place, float(rate.detach()), float(error.detach()))
         if self.whole:
@@ -305,11 +316,39 @@ class Fit:
             torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         slowest = self.plan.slowest if network.fresh else 0.0  # weights that still move when latents are integers undo what these fit
         for group in self._groups():
-            group["lr"] = group["speed"] * self._slow(progress, slowest)
+            group["lr"] = group["speed"] * self._slow(progress, slowest) * self.trust
         for optimiser in self.optimisers:
             optimiser.step()
         self.done += len(self.bands) if self.whole else 1
         self.spent += time.monotonic() - began
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Undo the last move of rounded weights, after which nothing has been looked at, if it was for the worse."""
+        if self.whole and self.best is not None:
+            weights = self.piece.coder(self.piece.differences(), EXACT)
+            drawn = functional_call(self.piece.network, self.piece.whole(weights.values), (self.latents, self.height, self.width))
+            bpp = float(drawn.bits + weights.bits) / (self.height * self.width)
+            self._is_better(bpp, float((drawn.picture - self.picture).square().mean()))
+            self._tell(None, *self.best)
+
+    @torch.no_grad()
+    def _is_better(self, bpp: float, error: float) -> bool:
+        """Whether rounded weights are as good as before their last move; otherwise that is undone, and the next ones will be shorter."""
+        moving = self._weights()
+        if self.best is not None:
+            before = self.best[0] + self.lmbda * PEAK**2 * self.best[1]
+            if not bpp + self.lmbda * PEAK**2 * error <= before:
+                for weight, best in zip(moving, self.best_weights):
+                    weight.copy_(best)
+                self.trust *= LESS_TRUST
+                return False
+            self.trust = min(1.0, self.trust * MORE_TRUST)
+        self.best, self.best_weights = (bpp, error), [weight.detach().clone() for weight in moving]
+        return True
+
+    def _weights(self) -> list[Tensor]:
+        return [*self.piece.coder.parameters(), *self.piece.network.parameters()]
 
     @staticmethod
     def _slow(progress: float, slowest: float) -> float:
@@ -365,7 +404,7 @@ class Fit:
     @torch.no_grad()
     def _settle(self) -> None:
         """From real numbers to integers."""
-        self.whole = True
+        self.whole, self.best, self.trust = True, None, 1.0
         for latent in self.latents:
             latent.round_()
         self.refused = [torch.zeros_like(latent, dtype=torch.bool) for latent in self.latents]

@@ -81,6 +81,7 @@ def correct(
         else:
             for _ in range(CORRECTION_STEPS):
                 fit.step()
+            fit.finish()
 
 
 __all__ = ["FIRST", "Aim", "Steering", "correct"]

@@ -2,8 +2,8 @@
 
 Vyas et al. 2024 (SOAP), https://arxiv.org/abs/2409.11321; that it shortens fits of pictures was found by the authors of Cool-chic 5
 (https://github.com/Orange-OpenSource/Cool-Chic). Differs in tensors of more than two axes, which are seen as matrices (first axis, the
-rest), in first steps that are Adam's until a basis can be told, from squares that begin with Shampoo's estimate, and in bounded changes: fits
-of a few dozen steps went astray without these.
+rest), in first steps that are Adam's until a basis can be told, from squares that begin with Shampoo's estimate, and in bounded changes:
+fits of a few dozen steps went astray without these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 
 WARM = 10  # steps after which there are gradients enough to find a basis
 LARGEST = 2.0  # change of a coefficient, in learning rates: squares of rare gradients are known late

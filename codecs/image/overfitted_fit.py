@@ -4,14 +4,12 @@
     weights ─────────────────┴─function─► picture ──► D ──┐
        └────────────────────────────► bits of the tables ─┴─► R + λD ──► Adam, SOAP
 
-    at the end:  integers ──► what each integer ± 1 would change: the best are taken
+    at the end:  integers ──► what each integer ± 1 would change: the best are taken (:mod:`~neuralcodec.codecs.image.overfitted_search`)
 
 For most of a fit, latents are real numbers that are rounded softly, twice, with uniform noise in between, ever more sharply and with less
-noise (Agustsson and Theis 2020, https://arxiv.org/abs/2006.09952; Kim et al. 2023 (C3), https://arxiv.org/abs/2312.02753, section 3.1).
-Then they are integers. One backward pass gives every one of them the slope of the error, and of the bits of those that it is context of.
-With the curvature of the error and the bits of its own neighbours on the scale of integers, which the tables say, it is known about what a
-step up or down is worth. The best one of each neighbourhood is tried, all over a grid at once, and taken back where the bits and the error
-around it, taken together, have not become fewer.
+noise (Agustsson and Theis 2020, https://arxiv.org/abs/2006.09952; Kim et al. 2023 (C3), https://arxiv.org/abs/2312.02753, section 3.1), and
+become integers one by one. Each step looks at a band of rows, not at all of the picture, where the function allows it: weights move so much
+more often. What a band's gradients say of latents that belong to its neighbours is kept until it is their turn.
 
 What is coded of a weight is its difference from that which comes with the package, under scales that are learned. Where nothing comes with
 it, steps are learned as well, and half of the weights are rounded from the start; otherwise all of them are in the last part of a fit.
@@ -27,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -35,8 +32,8 @@ from torch.func import functional_call
 from torch.optim.adam import adam
 
 from neuralcodec.codecs.base import CodecError, first_line
-from neuralcodec.codecs.image.overfitted_context import compressed
 from neuralcodec.codecs.image.overfitted_function import Band, Drawn, PictureFunction
+from neuralcodec.codecs.image.overfitted_search import Search
 from neuralcodec.codecs.image.tiles import Report, nothing
 from neuralcodec.codecs.soap import Soap
 from neuralcodec.codecs.writing import write_whole
@@ -58,16 +55,13 @@ SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at
 NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
 LARGEST_GRADIENT = 0.1  # norm, of weights
 FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
-LESS_TRUST, MORE_TRUST = 0.5, 1.1  # factors on the learning rate of weights after a move that made it worse, or better
-REACH = 5  # positions around one that is tried of which none is
-EVERY_GRID = (0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4)  # whose integers are tried, step by step; there are few in coarser ones
 
 
 class Plan(NamedTuple):
     """How long and how fast a function is fitted.
 
-    It ends after ``seconds`` or ``steps`` over the whole picture, whichever comes first; learning rates of weights, of latents (in steps) and of side information
-    (in its integers).
+    It ends after ``seconds`` or ``steps`` over the whole picture, whichever comes first; learning rates of weights, of latents (in steps)
+    and of side information (in its integers).
     """
 
     seconds: float | None = None
@@ -141,11 +135,11 @@ class Fit:
         self.height, self.width = picture.shape[1:]
         network = piece.network
         self.latents = network.start(picture, lmbda)
-        self.bands: Sequence[Band | None] = network.bands(self.height, self.width) or [None]
+        self.bands: list[Band | None] = [*network.bands(self.height, self.width)] or [None]
         self.visits = [0] * len(self.bands)
         self.told = [(math.nan, math.nan)] * len(self.bands)  # bits per pixel and error of each when last seen
         self.memories = [Memory(*(torch.zeros_like(latent) for _ in Memory._fields)) for latent in self.latents]
-        self.whole = False  # whether latents are integers
+        self.search: Search | None = None  # once latents are integers
         side = list(piece.coder.parameters()) if network.fresh else [piece.coder.scales]  # steps whose weights are not rounded only grow
         groups: list[dict[str, Any]] = [{"params": side, "speed": plan.side * FASTER_SIDE}]
         weights = [{"params": [value], "speed": plan.weights * network.speed(name)} for name, value in network.named_parameters()]
@@ -158,11 +152,11 @@ class Fit:
         self.turns = [torch.rand(latent.shape, generator=self.generator).to(latent) for latent in self.latents]  # of becoming integers
         self.done, self.spent = 0, 0.0  # of steps, those that a band takes; of seconds
         self.bpp, self.error = math.nan, math.nan
-        self.refused: list[Tensor] = []  # of each latent, where a step made it worse, and none around has been taken since
-        self.norms: list[Tensor] = []  # how much each latent moves the picture
-        self.best: tuple[float, float] | None = None  # bits per pixel and error of the integers with the weights below
-        self.best_weights: list[Tensor] = []
-        self.trust = 1.0  # in weights that move while latents are integers
+
+    @property
+    def whole(self) -> bool:
+        """Whether latents are integers."""
+        return self.search is not None
 
     @property
     def progress(self) -> float:
@@ -175,7 +169,7 @@ class Fit:
         """To where so much of the plan is done, with what has been found since."""
         self.done = self.done if self.plan.steps is None else round(progress * self.plan.steps) * len(self.bands)
         self.spent = self.spent if self.plan.seconds is None else progress * self.plan.seconds
-        self.whole = False
+        self.search = None
 
     def run(self, report: Report = nothing, state: State | None = None, steer: Callable[[Fit], None] | None = None) -> None:
         """To the end of the plan.
@@ -213,14 +207,18 @@ class Fit:
             key: of what is being fitted, and how.
         """
         tensors = {"random": self.generator.get_state()}
-        tensors |= {f"refused {number}": refused for number, refused in enumerate(self.refused)}
-        tensors |= {f"norm {number}": norm for number, norm in enumerate(self.norms)}
-        tensors |= {f"memory {number} {kind}": value for number, memory in enumerate(self.memories) for kind, value in memory._asdict().items()}
+        searched = None
+        if self.search is not None:
+            found, searched = self.search.save()
+            tensors |= found
+        tensors |= {
+            f"memory {number} {kind}": value for number, memory in enumerate(self.memories) for kind, value in memory._asdict().items()
+        }
         for number, (name, parameter) in enumerate(self._parameters()):
             tensors[f"weight {number} {name}"] = parameter.detach()
             for kind, value in self._optimiser_of(parameter).state.get(parameter, {}).items():
                 tensors[f"state {number} {kind}"] = value
-        text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "whole": json.dumps(self.whole)}
+        text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "search": json.dumps(searched)}
         text["known"] = json.dumps([self.bpp, self.error, self.lmbda, self.told, self.visits])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
@@ -250,10 +248,8 @@ class Fit:
                 for kind, value in memory._asdict().items():
                     value.copy_(tensors[f"memory {number} {kind}"])
             self.bpp, self.error, self.lmbda, self.told, self.visits = json.loads(text["known"])
-            self.done, self.spent, self.whole = int(text["done"]), float(text["spent"]), json.loads(text["whole"])
-            if self.whole:
-                for kind, kept in (("refused", self.refused), ("norm", self.norms)):
-                    kept[:] = [tensors[f"{kind} {number}"].to(latent.device) for number, latent in enumerate(self.latents)]
+            self.done, self.spent, searched = int(text["done"]), float(text["spent"]), json.loads(text["search"])
+            self.search = None if searched is None else Search.load(tensors, searched, self.latents, self._weights())
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise CodecError(f"{path} is not the state of a fit ({first_line(error)})") from None
 
@@ -275,9 +271,12 @@ class Fit:
         progress = self.progress
         taught = min(1.0, progress / SOFT) if self.latents else progress
         network.advance(progress)
-        if self.latents and taught >= 1 and not self.whole:
-            self._settle()
-        picture, options = self.picture, {}
+        if self.latents and taught >= 1 and self.search is None:
+            for latent in self.latents:
+                latent.round_()
+            self.search = Search(network.probe(self.latents, self.height, self.width))
+        picture: Tensor = self.picture
+        options: dict[str, Any] = {}
         place = self.done % len(self.bands)
         band = None if self.whole else self.bands[place]
         if network.pointwise:
@@ -301,22 +300,27 @@ class Fit:
         rate = (drawn.bits / share + weight_bits) / (self.height * self.width)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        if self.whole and not self._is_better(float(rate.detach()), float(error.detach())):
+        price = self.lmbda * PEAK**2
+        if self.search is not None and not self.search.judge(float(rate.detach()), float(error.detach()), price, self._weights()):
             self.done += len(self.bands)
             self.spent += time.monotonic() - began
             return
-        (rate + self.lmbda * PEAK**2 * error).backward()
+        (rate + price * error).backward()
         self._tell(None if self.whole else place, float(rate.detach()), float(error.detach()))
-        if self.whole:
+        if self.search is not None:
             fixed = {name: value.detach() for name, value in values.items()}
-            self._search(drawn, leaves, lambda latents: functional_call(network, fixed, (latents, self.height, self.width, True)))
+
+            def draw(latents: Sequence[Tensor]) -> Drawn:
+                return functional_call(network, fixed, (latents, self.height, self.width, True))
+
+            self.search.step(self.latents, drawn, leaves, draw, picture, price)
         elif leaves:
             self._move(leaves, place, band, self.plan.latents * self._slow(taught, self.plan.slowest if network.fresh else 0.0))
         if self.latents and self.coded:
             torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         slowest = self.plan.slowest if network.fresh else 0.0  # weights that still move when latents are integers undo what these fit
         for group in self._groups():
-            group["lr"] = group["speed"] * self._slow(progress, slowest) * self.trust
+            group["lr"] = group["speed"] * self._slow(progress, slowest) * (1.0 if self.search is None else self.search.trust)
         for optimiser in self.optimisers:
             optimiser.step()
         self.done += len(self.bands) if self.whole else 1
@@ -325,27 +329,12 @@ class Fit:
     @torch.no_grad()
     def finish(self) -> None:
         """Undo the last move of rounded weights, after which nothing has been looked at, if it was for the worse."""
-        if self.whole and self.best is not None:
+        if self.search is not None and self.search.best is not None:
             weights = self.piece.coder(self.piece.differences(), EXACT)
             drawn = functional_call(self.piece.network, self.piece.whole(weights.values), (self.latents, self.height, self.width))
             bpp = float(drawn.bits + weights.bits) / (self.height * self.width)
-            self._is_better(bpp, float((drawn.picture - self.picture).square().mean()))
-            self._tell(None, *self.best)
-
-    @torch.no_grad()
-    def _is_better(self, bpp: float, error: float) -> bool:
-        """Whether rounded weights are as good as before their last move; otherwise that is undone, and the next ones will be shorter."""
-        moving = self._weights()
-        if self.best is not None:
-            before = self.best[0] + self.lmbda * PEAK**2 * self.best[1]
-            if not bpp + self.lmbda * PEAK**2 * error <= before:
-                for weight, best in zip(moving, self.best_weights):
-                    weight.copy_(best)
-                self.trust *= LESS_TRUST
-                return False
-            self.trust = min(1.0, self.trust * MORE_TRUST)
-        self.best, self.best_weights = (bpp, error), [weight.detach().clone() for weight in moving]
-        return True
+            self.search.judge(bpp, float((drawn.picture - self.picture).square().mean()), self.lmbda * PEAK**2, self._weights())
+            self._tell(None, *self.search.best)
 
     def _weights(self) -> list[Tensor]:
         return [*self.piece.coder.parameters(), *self.piece.network.parameters()]
@@ -360,7 +349,9 @@ class Fit:
         self.told = [(bpp, error) if place is None or place == number else old for number, old in enumerate(self.told)]
         heights = [self.height if band is None else len(self.picture[0, band.rows]) for band in self.bands]
         known = [(each, height) for each, height in zip(self.told, heights) if not math.isnan(each[0])]
-        self.bpp, self.error = (sum(each[part] * height for each, height in known) / sum(height for _, height in known) for part in range(2))
+        self.bpp, self.error = (
+            sum(each[part] * height for each, height in known) / sum(height for _, height in known) for part in range(2)
+        )
 
     def _leaves(self, seen: Sequence[Tensor], progress: float, band: Band | None) -> tuple[list[Tensor], list[Tensor]]:
         """What gradients are asked of, and what the function is given: integers, or latents on their way there."""
@@ -400,57 +391,6 @@ class Fit:
         )  # fmt: skip
         for each in pending:
             each.zero_()
-
-    @torch.no_grad()
-    def _settle(self) -> None:
-        """From real numbers to integers."""
-        self.whole, self.best, self.trust = True, None, 1.0
-        for latent in self.latents:
-            latent.round_()
-        self.refused = [torch.zeros_like(latent, dtype=torch.bool) for latent in self.latents]
-        self.norms = self.piece.network.probe(self.latents, self.height, self.width)
-
-    @torch.no_grad()
-    def _search(self, drawn: Drawn, leaves: Sequence[Tensor], draw: Callable[[Sequence[Tensor]], Drawn]) -> None:
-        """Try a step of some integers of one grid, and keep those that make R + λD smaller.
-
-        Args:
-            drawn: with the integers as they are.
-            leaves: these, with their gradients.
-            draw: the same with others.
-        """
-        number = EVERY_GRID[self.done // len(self.bands) % len(EVERY_GRID)] % len(self.latents)
-        latent, leaf, move, refused = self.latents[number], leaves[number], drawn.moves[number], self.refused[number]
-        assert leaf.grad is not None and move.values.grad is not None and move.logarithms.grad is not None
-        slope, of_values, of_logarithms = (
-            each * (self.height * self.width) for each in (leaf.grad, move.values.grad, move.logarithms.grad)
-        )
-        curve = self.norms[number] * (self.lmbda * PEAK**2 / 3)  # half the second derivative, in bits per squared step
-        down, up = (
-            own + of_values * way + of_logarithms * (compressed(latent + way) - move.logarithms) + slope * way + curve
-            for way, own in ((-1, move.down), (1, move.up))
-        )
-        best = torch.minimum(down, up).masked_fill_(refused, 0.0)
-        tried = (best < 0) & (best == -F.max_pool2d(-best[None], 2 * REACH + 1, 1, REACH)[0])
-        step = torch.where(up < down, 1.0, -1.0) * tried
-        latents = list(self.latents)
-        latents[number] = latent + step
-        change = self._cost(draw(latents), number) - self._cost(drawn, number)
-        worse = F.avg_pool2d(change[None], 2 * REACH + 1, 1, REACH)[0] >= 0
-        kept = tried & ~worse
-        latent += step * kept
-        refused |= tried & worse
-        changed = F.max_pool2d(kept[None].float(), 4 * REACH + 1, 1, 2 * REACH)[0] > 0
-        refused &= ~changed
-
-    def _cost(self, drawn: Drawn, number: int) -> Tensor:
-        """Of a grid and the finer ones, and λD, in bits, at the resolution of the grid."""
-        total = (drawn.picture - self.picture).square().sum(0) * (self.lmbda * PEAK**2 / 3)
-        for finer, move in enumerate(drawn.moves[: number + 1]):
-            if finer:
-                total = F.avg_pool2d(total[None], 2, ceil_mode=True, divisor_override=1)[0]
-            total = total + move.bits
-        return total
 
 
 def softly_rounded(x: Tensor, progress: float, generator: torch.Generator) -> Tensor:

@@ -78,7 +78,10 @@ class PictureFunction(nn.Module):
         return []
 
     def bands(self, height: int, width: int) -> Sequence[Band]:
-        """What :meth:`forward` takes as ``band``, with latents of the rows that are seen: together the whole picture. None if it takes none."""
+        """Together the whole picture; :meth:`forward` takes one as ``band``, with latents of the rows that are seen.
+
+        Without any, it takes none.
+        """
         return []
 
     def probe(self, latents: Sequence[Tensor], height: int, width: int) -> list[Tensor]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,11 +79,15 @@ class Grids(PictureFunction):
         bands = []
         for top in range(0, height, rows):
             own = [slice(top // 2**number, min(count, (top + rows) // 2**number)) for number, (count, _) in enumerate(sizes)]
-            seen = [slice(max(0, each.start - reach), min(count, each.stop + reach)) for each, reach, (count, _) in zip(own, REACHES, sizes)]
+            seen = [
+                slice(max(0, each.start - reach), min(count, each.stop + reach)) for each, reach, (count, _) in zip(own, REACHES, sizes)
+            ]
             bands.append(Band(own[0], seen, own))
         return bands
 
-    def forward(self, latents: Sequence[Tensor], height: int, width: int, exact: bool = False, band: Band | None = None) -> Drawn:
+    def forward(
+        self, latents: Sequence[Tensor], height: int, width: int, exact: bool = False, band: Band | None = None, **options: Any
+    ) -> Drawn:
         picture = self.draw(latents, height, width, band)
         values = [latent.detach().requires_grad_(latent.requires_grad) for latent in latents] if exact else list(latents)
         logarithms = [compressed(value) for value in values]

@@ -20,8 +20,8 @@ RATE_PER_NAT, DECIBELS_PER_NAT = 0.58, 2.75  # by which the logarithm of the rat
 CAUTION = 0.5  # share of what is missing that a move of λ is for
 WIDEST = 1.5  # nats that λ may get away from that of the level: steps of latents and initial weights are of the level
 CLOSE = {"bytes": math.log(1.015), "psnr": 0.05}  # within which an aim is met
-FIRST = 0.55  # share of a fit's time that is taken before anything is corrected
-STRETCH, STRETCHES = 0.6, 2  # how far a fit is taken to be when it goes on with another λ, and how often it may
+FIRST = 0.45  # share of a fit's time that is taken before anything is corrected
+STRETCH, STRETCHES = 0.35, 2  # how far a fit is taken to be when it goes on with another λ, and how often it may
 FAR = {"bytes": 0.03, "psnr": 0.12}  # what is worth that
 CORRECTIONS, CORRECTION_STEPS = 10, 8
 
@@ -56,8 +56,8 @@ class Steering:
     def move(self, fit: Fit, size: float, error: float, caution: float) -> None:
         nats = math.log(fit.lmbda / self.usual) + caution * self.aim.missing(size, error) / self.slope
         fit.lmbda = self.usual * math.exp(min(max(nats, -WIDEST), WIDEST))
-        for refused in fit.refused:
-            refused.zero_()
+        if fit.search is not None:
+            fit.search.forget()
 
 
 def correct(

@@ -329,12 +329,13 @@ class Fit:
     @torch.no_grad()
     def finish(self) -> None:
         """Undo the last move of rounded weights, after which nothing has been looked at, if it was for the worse."""
-        if self.search is not None and self.search.best is not None:
+        if self.search is not None and (best := self.search.best) is not None:
             weights = self.piece.coder(self.piece.differences(), EXACT)
             drawn = functional_call(self.piece.network, self.piece.whole(weights.values), (self.latents, self.height, self.width))
             bpp = float(drawn.bits + weights.bits) / (self.height * self.width)
-            self.search.judge(bpp, float((drawn.picture - self.picture).square().mean()), self.lmbda * PEAK**2, self._weights())
-            self._tell(None, *self.search.best)
+            error = float((drawn.picture - self.picture).square().mean())
+            good = self.search.judge(bpp, error, self.lmbda * PEAK**2, self._weights())
+            self._tell(None, *((bpp, error) if good else best))
 
     def _weights(self) -> list[Tensor]:
         return [*self.piece.coder.parameters(), *self.piece.network.parameters()]

@@ -81,6 +81,7 @@ class Search:
                 for weight, best in zip(weights, self.weights):
                     weight.copy_(best)
                 self.trust *= LESS_TRUST
+                self.best = None  # integers have moved as well, and they stay where they are
                 return False
             self.trust = min(1.0, self.trust * MORE_TRUST)
         self.best, self.weights = (bpp, error), [weight.detach().clone() for weight in weights]

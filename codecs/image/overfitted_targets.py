@@ -17,13 +17,14 @@ from neuralcodec.codecs.image.tiles import Report, nothing
 SETTLED = 0.1  # share of a fit after which λ begins to follow
 EVERY = 3  # steps between its moves
 RATE_PER_NAT, DECIBELS_PER_NAT = 0.58, 2.75  # by which the logarithm of the rate, and PSNR, grow with that of λ
-CAUTION = 0.5  # share of what is missing that a move of λ is for
+CAUTION, HASTE, BOLDEST = 0.05, 6.0, 0.5  # share of what is missing that λ moves for: each step, in all of a short fit; at most at once
 WIDEST = 1.5  # nats that λ may get away from that of the level: steps of latents and initial weights are of the level
 CLOSE = {"bytes": math.log(1.015), "psnr": 0.05}  # within which an aim is met
 FIRST = 0.45  # share of a fit's time that is taken before anything is corrected
 STRETCH, STRETCHES = 0.35, 2  # how far a fit is taken to be when it goes on with another λ, and how often it may
 FAR = {"bytes": 0.03, "psnr": 0.12}  # what is worth that
 CORRECTIONS, CORRECTION_STEPS = 10, 8
+IMPATIENCE = 1.5  # factor on how far λ moves, from correction to correction: a few steps follow it only in part
 
 
 class Aim(NamedTuple):
@@ -48,13 +49,25 @@ class Steering:
     def __init__(self, aim: Aim, fit: Fit):
         self.aim, self.usual = aim, fit.lmbda
         self.slope = RATE_PER_NAT if aim.kind == "bytes" else DECIBELS_PER_NAT
+        self.softly: float | None = None  # what was missing when latents were real numbers last
+        self.gap = 0.0  # what is missing besides once they are integers
 
     def __call__(self, fit: Fit) -> None:
         if fit.progress > SETTLED and fit.done % (EVERY * len(fit.bands)) == 0:
-            self.move(fit, fit.bpp * fit.height * fit.width / 8, fit.error, CAUTION * EVERY / 10)
+            missing = self.aim.missing(fit.bpp * fit.height * fit.width / 8, fit.error)
+            if fit.search is None:
+                self.softly = missing
+                missing += self.gap
+            steps = fit.done / len(fit.bands) / fit.progress  # in all
+            self.move(fit, missing, min(BOLDEST, EVERY * max(CAUTION, HASTE / steps)))
 
-    def move(self, fit: Fit, size: float, error: float, caution: float) -> None:
-        nats = math.log(fit.lmbda / self.usual) + caution * self.aim.missing(size, error) / self.slope
+    def learn(self, missing: float) -> None:
+        """What is missing at the end."""
+        if self.softly is not None:
+            self.gap = missing - self.softly
+
+    def move(self, fit: Fit, missing: float, caution: float) -> None:
+        nats = math.log(fit.lmbda / self.usual) + caution * missing / self.slope
         fit.lmbda = self.usual * math.exp(min(max(nats, -WIDEST), WIDEST))
         if fit.search is not None:
             fit.search.forget()
@@ -74,10 +87,12 @@ def correct(
         size, error = measure()
         if steering.aim.met(size, error) or time.monotonic() > deadline:
             return
-        steering.move(fit, size, error, 1.0)
-        if number < STRETCHES and abs(steering.aim.missing(size, error)) > FAR[steering.aim.kind]:
+        missing = steering.aim.missing(size, error)
+        steering.learn(missing)
+        steering.move(fit, missing, IMPATIENCE ** max(number - STRETCHES, 0))
+        if number < STRETCHES and abs(missing) > FAR[steering.aim.kind]:
             fit.go_back(STRETCH)
-            fit.run(report)
+            fit.run(report, None, steering)
         else:
             for _ in range(CORRECTION_STEPS):
                 fit.step()

@@ -15,6 +15,7 @@ from PIL import Image
 from neuralcodec.cli import main
 from neuralcodec.codecs.base import Codec, CodecError, build, load_weights, save_weights
 from neuralcodec.codecs.files import decode_signal, encode_signal, load
+from neuralcodec.codecs.image import overfitted_grids
 from neuralcodec.codecs.image.files import as_picture, decode_picture, encode_picture, encode_to_target
 from neuralcodec.codecs.image.overfitted import FittedPicture, Plan
 from neuralcodec.codecs.image.overfitted_context import stripe_rows
@@ -203,6 +204,41 @@ def test_a_step_of_the_search_never_makes_it_worse(codec):
     assert costs[-1] < costs[0]
 
 
+def test_weights_that_make_an_integer_picture_worse_go_back(codec):
+    fit = Fit(Piece(codec.network(40)), tensor(pixels(48, 40))[0], 0.02, Plan(steps=40))
+    while not fit.whole or fit.search.best is None:
+        fit.step()
+    good = [weight.clone() for weight in fit.search.weights]
+    trust = fit.search.trust
+    with torch.no_grad():
+        for weight in fit.piece.network.parameters():
+            weight += 0.3
+    fit.finish()
+    assert all(torch.equal(weight, before) for weight, before in zip(fit._weights(), good))
+    assert fit.search.trust < trust
+    cost = fit.bpp + fit.lmbda * 255**2 * fit.error
+    for _ in range(8):
+        fit.step()
+    fit.finish()
+    assert fit.bpp + fit.lmbda * 255**2 * fit.error < cost
+
+
+def test_bands_together_are_the_picture(codec, monkeypatch):
+    monkeypatch.setattr(overfitted_grids, "BAND", 1)
+    height, width = 150, 384  # stripes of every grid end where bands do
+    network = codec.network(20).requires_grad_(False)
+    latents = [torch.randint(-2, 3, size).float() for size in network.sizes(height, width)]
+    whole = network(latents, height, width)
+    bands = network.bands(height, width)
+    assert len(bands) > 2
+    parts = [network([latent[rows] for latent, rows in zip(latents, band.seen)], height, width, band=band) for band in bands]
+    assert torch.allclose(torch.cat([part.picture for part in parts], 1), whole.picture, atol=1e-5)
+    assert float(sum(part.bits for part in parts)) == pytest.approx(float(whole.bits), rel=1e-5)
+    for number, latent in enumerate(latents):
+        rows = [row for band in bands for row in range(len(latent))[band.own[number]]]
+        assert rows == list(range(len(latent)))
+
+
 @pytest.mark.parametrize("kind", [NARROW, WIDE])
 def test_tables_follow_the_distribution(kind):
     every = tables(kind)
@@ -271,8 +307,10 @@ def test_a_damaged_file_is_refused(codec):
         decode_picture(bytes(data), [codec])
 
 
-def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(codec, tmp_path):
-    x = tensor(pixels(32, 40))
+@pytest.mark.parametrize("after", [4, 38, 44])  # steps: of bands, twice, then of the whole picture
+def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(codec, tmp_path, monkeypatch, after):
+    monkeypatch.setattr(overfitted_grids, "BAND", 1)
+    x = tensor(pixels(50, 40))
     lmbda = 0.02
 
     def fresh() -> Fit:
@@ -280,12 +318,14 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(codec, tmp_path):
 
     whole, first, second = fresh(), fresh(), fresh()
     whole.run()
-    for _ in range(4):
+    assert len(first.bands) == 7
+    for _ in range(after):
         first.step()
+    assert first.whole == (after == 44)
     state = State(tmp_path / "state.safetensors", "this fit")
     first.save(*state)
     second.run(state=state)
-    assert second.done == 8
+    assert second.done == 8 * 7
     assert all(torch.equal(a, b) for a, b in zip(whole.latents, second.latents))
     assert all(torch.equal(a, b) for a, b in zip(whole.piece.network.parameters(), second.piece.network.parameters()))
     with pytest.raises(CodecError, match="another picture"):
@@ -305,6 +345,15 @@ def test_a_longer_fit_is_no_worse():
         error = float((codec.decompress(streams, (64, 64), level).signal - x).square().mean()) * 255**2
         costs.append(8 * sum(map(len, streams)) / 64**2 + float(codec.lmbda(torch.tensor(level))) * error)
     assert costs[1] < 1.01 * costs[0]
+
+
+def test_a_short_fit_does_not_go_astray():
+    """Steps of SOAP whose basis was found too early once left pictures of which nothing could be seen."""
+    codec, x = load("image-overfitted"), tensor(scene(64, 64))
+    assert isinstance(codec, FittedPicture)
+    for steps in (8, 12, 20):
+        streams = codec.compress(x, 30.0, Plan(steps=steps)).streams
+        assert float((codec.decompress(streams, (64, 64), 30.0).signal - x).square().mean()) < 10**-2.6
 
 
 def test_a_checkpoint_is_removed_at_the_end(codec, tmp_path):

@@ -216,7 +216,7 @@ START_PRICE = 4.0  # bits a step
 PROBES = 8
 PRECISION = {  # of weights that are few, and move all of a picture
     **dict.fromkeys(("upsampling", "filters_bias", "synthesis_out_bias", "linear"), 2.0**-10),
-    **dict.fromkeys(("gain", "synthesis_in_bias"), 2.0**-8),
+    **dict.fromkeys(("gain", "synthesis_in_bias", "filters"), 2.0**-8),
 }
 
 __all__ = ["Grids"]

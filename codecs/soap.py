@@ -35,7 +35,7 @@ class Soap(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is not None and parameter.numel():
                     self._advance(parameter, self.state[parameter], group)
 
     def _advance(self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:

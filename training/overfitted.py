@@ -100,13 +100,14 @@ def train(network: Grids, pictures: Iterator[Tensor], lmbda: float, options: arg
     optimiser = Soap(network.parameters(), options.rate, BETAS)
     fits: list[Fit] = []
     costs: list[float] = []
+    passes = round(options.visits / SOFT / max(1, len(network.bands(options.side, options.side))))
     began, done = time.monotonic(), 0
     reported = began
     while (progress := (time.monotonic() - began) / options.seconds) < 1:
         place = done % options.together
         if place >= len(fits) or fits[place].progress >= SOFT:
-            # Its own optimiser moves latents only: the weights are everyone's. Pieces are not all replaced at the same time.
-            fit = Fit(Piece(network), next(pictures), lmbda, Plan(steps=round(options.visits / SOFT), weights=0.0, side=0.0), coded=False)
+            # Its own optimisers have nothing to move: the weights are everyone's. Pieces are not all replaced at the same time.
+            fit = Fit(Piece(network), next(pictures), lmbda, Plan(steps=passes, weights=0.0, side=0.0), coded=False)
             fit.done = place * options.visits // options.together // 2 if place >= len(fits) else 0
             if options.blank:
                 for latent in fit.latents:

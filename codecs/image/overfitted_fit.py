@@ -54,6 +54,7 @@ FREEZING = 0.7  # share of that time after which latents become integers one by 
 SHARPNESS = (0.5, 0.14)  # of soft rounding: width of its steps, at first and at last
 NOISE = (1.0, 0.45)  # width of its uniform distribution, in steps
 LARGEST_GRADIENT = 0.1  # norm, of weights
+SETTLED = 0.15  # share of the fit of a function without latents, at its end, in which every weight is rounded
 FASTER_SIDE = 3.0  # factor on the learning rate of the weights' side information
 
 
@@ -106,12 +107,14 @@ class Piece(nn.Module):
 
     def _usual(self, name: str) -> tuple[int, int]:
         """Of a parameter: in parts of an octave, the step its differences are quantized with at first; the index of their scale."""
-        size = self.base[name].detach().double().square().mean().sqrt()
-        fresh = self.network.fresh
-        step = 2.0 ** math.frexp(max(float(size), LEAST_WEIGHT) / (FRESH_STEPS if fresh else STEPS_OF_WEIGHT))[1]
-        deviation = (FRESH_UNCHANGED if fresh else UNCHANGED) * step
-        step = self.network.precision(name) or step
-        return round(STEPS_PER_OCTAVE * math.log2(step)), round(index_of(FRESH_UNCHANGED if fresh else deviation / step))
+        size = max(float(self.base[name].detach().double().square().mean().sqrt()), LEAST_WEIGHT)
+        own = self.network.precision(name)
+        if self.network.fresh:
+            step, deviation = own or 2.0 ** math.frexp(size / FRESH_STEPS)[1], FRESH_UNCHANGED
+        else:
+            usual = 2.0 ** math.frexp(size / STEPS_OF_WEIGHT)[1]
+            step, deviation = own or usual, UNCHANGED * usual / (own or usual)
+        return round(STEPS_PER_OCTAVE * math.log2(step)), round(index_of(deviation))
 
     def differences(self) -> dict[str, Tensor]:
         return {name: value - self.base[name] for name, value in self.network.named_parameters()}
@@ -151,7 +154,9 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.turns = [torch.rand(latent.shape, generator=self.generator).to(latent) for latent in self.latents]  # of becoming integers
         self.done, self.spent = 0, 0.0  # of steps, those that a band takes; of seconds
+        self.slowest = plan.slowest if network.fresh else 0.0  # of the weights' learning rates: integers are undone by weights that move on
         self.bpp, self.error = math.nan, math.nan
+        self.soft = math.nan, math.nan  # the same when latents were real numbers last
 
     @property
     def whole(self) -> bool:
@@ -167,8 +172,9 @@ class Fit:
 
     def go_back(self, progress: float) -> None:
         """To where so much of the plan is done, with what has been found since."""
-        self.done = self.done if self.plan.steps is None else round(progress * self.plan.steps) * len(self.bands)
-        self.spent = self.spent if self.plan.seconds is None else progress * self.plan.seconds
+        share = progress / self.progress
+        self.done = round(self.done / len(self.bands) * share) * len(self.bands)
+        self.spent *= share
         self.search = None
 
     def run(self, report: Report = nothing, state: State | None = None, steer: Callable[[Fit], None] | None = None) -> None:
@@ -178,10 +184,10 @@ class Fit:
             state: where to keep it, and to go on from, if it is there.
             steer: is called after every step, and may change λ.
         """
-        if state is not None and state.path.exists():
-            self.load(state.path, state.key)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.generator.initial_seed())  # of noise on weights, so that the same picture gives the same bytes
+            if state is not None and state.path.exists():
+                self.load(state.path, state.key)
             self._run(report, state, steer)
 
     def _run(self, report: Report, state: State | None, steer: Callable[[Fit], None] | None) -> None:
@@ -206,7 +212,7 @@ class Fit:
         Args:
             key: of what is being fitted, and how.
         """
-        tensors = {"random": self.generator.get_state()}
+        tensors = {"random": self.generator.get_state(), "noise": torch.get_rng_state()}
         searched = None
         if self.search is not None:
             found, searched = self.search.save()
@@ -219,12 +225,12 @@ class Fit:
             for kind, value in self._optimiser_of(parameter).state.get(parameter, {}).items():
                 tensors[f"state {number} {kind}"] = value
         text = {"key": key, "done": str(self.done), "spent": repr(self.spent), "search": json.dumps(searched)}
-        text["known"] = json.dumps([self.bpp, self.error, self.lmbda, self.told, self.visits])
+        text["known"] = json.dumps([self.bpp, self.error, self.soft, self.lmbda, self.told, self.visits])
         write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
     @torch.no_grad()
     def load(self, path: Path, key: str) -> None:
-        """Go on from what :meth:`save` wrote.
+        """Go on from what :meth:`save` wrote; PyTorch's own random numbers as well.
 
         Raises:
             CodecError: not such a file, or of another fit.
@@ -240,14 +246,18 @@ class Fit:
                 of_it = f"state {number} "
                 # Copies, as products depend on where memory is aligned, in their last bits.
                 found = {name.removeprefix(of_it): value for name, value in tensors.items() if name.startswith(of_it)}
-                state = {kind: value.clone() if kind == "step" else value.to(parameter.device, copy=True) for kind, value in found.items()}
-                if state:
-                    self._optimiser_of(parameter).state[parameter] = state
+                optimiser = self._optimiser_of(parameter)
+                if found:
+                    here = {"step"} if isinstance(optimiser, Soap) else set()  # what is read on the processor
+                    optimiser.state[parameter] = {
+                        kind: value.to("cpu" if kind in here else parameter.device, copy=True) for kind, value in found.items()
+                    }
             self.generator.set_state(tensors["random"])
+            torch.set_rng_state(tensors["noise"])
             for number, memory in enumerate(self.memories):
                 for kind, value in memory._asdict().items():
                     value.copy_(tensors[f"memory {number} {kind}"])
-            self.bpp, self.error, self.lmbda, self.told, self.visits = json.loads(text["known"])
+            self.bpp, self.error, self.soft, self.lmbda, self.told, self.visits = json.loads(text["known"])
             self.done, self.spent, searched = int(text["done"]), float(text["spent"]), json.loads(text["search"])
             self.search = None if searched is None else Search.load(tensors, searched, self.latents, self._weights())
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -258,55 +268,58 @@ class Fit:
         known = (value for optimiser in others for group in optimiser.param_groups for value in group["params"])
         return others[0] if any(value is parameter for value in known) else first
 
-    def _groups(self) -> list[dict[str, Any]]:
-        return [group for optimiser in self.optimisers for group in optimiser.param_groups]
-
     def _parameters(self) -> list[tuple[str, Tensor]]:
         latents = [(f"latent {number}", latent) for number, latent in enumerate(self.latents)]
         return [*self.piece.coder.named_parameters(prefix="coder"), *latents, *self.piece.network.named_parameters()]
 
     def step(self) -> None:
+        """A band; all of the picture once latents are integers.
+
+        Raises:
+            CodecError: what is drawn has become infinite.
+        """
         began = time.monotonic()
-        network = self.piece.network
-        progress = self.progress
-        taught = min(1.0, progress / SOFT) if self.latents else progress
-        network.advance(progress)
-        if self.latents and taught >= 1 and self.search is None:
+        progress = min(1.0, self.progress)
+        place = self.done % len(self.bands)
+        self.piece.network.advance(progress)
+        if self.latents and self.search is None and progress >= SOFT and place == 0:
             for latent in self.latents:
                 latent.round_()
-            self.search = Search(network.probe(self.latents, self.height, self.width))
-        picture: Tensor = self.picture
-        options: dict[str, Any] = {}
-        place = self.done % len(self.bands)
+            self.search = Search(self.piece.network.probe(self.latents, self.height, self.width))
+        if self._descend(progress, place):
+            if self.latents and self.coded:
+                torch.nn.utils.clip_grad_norm_(self.piece.network.parameters(), LARGEST_GRADIENT)
+            factor = self._slow(progress, self.slowest) * (1.0 if self.search is None else self.search.trust)
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = group["speed"] * factor
+                optimiser.step()
+        self.done += len(self.bands) if self.whole else 1
+        self.spent += time.monotonic() - began
+
+    def _descend(self, progress: float, place: int) -> bool:
+        """Find what everything should move by, and move latents; false if weights have gone back instead."""
+        network = self.piece.network
+        taught = min(1.0, progress / SOFT) if self.latents else progress
         band = None if self.whole else self.bands[place]
-        if network.pointwise:
-            stride = max(1, round(math.sqrt(self.height * self.width / AT_ONCE)))
-            row, column = (int(torch.randint(stride, (1,), generator=self.generator)) for _ in range(2))
-            picture, options = picture[:, row::stride, column::stride], {"every": (row, column, stride)}
-        if band is not None:
-            picture, options = picture[:, band.rows], {"band": band}
-        if self.coded:
-            early = HALF_ROUNDED if network.fresh else UNROUNDED
-            settled = self.whole if self.latents else progress >= 1 - network.settled
-            weights = self.piece.coder(self.piece.differences(), EXACT if settled else early)
-            values, weight_bits = self.piece.whole(weights.values), weights.bits
-        else:
-            values, weight_bits = dict(network.named_parameters()), torch.zeros(())
+        picture, options = self._part(band)
+        values, weight_bits = self._values(progress)
         seen = self.latents if band is None else [latent[rows] for latent, rows in zip(self.latents, band.seen)]
-        leaves, latents = (seen, seen) if not seen else self._leaves(seen, taught, band)
+        leaves, latents = self._leaves(seen, taught, band)
         drawn = functional_call(network, values, (latents, self.height, self.width, self.whole), options)
         error = (drawn.picture - picture).square().mean()
         share = 1.0 if band is None else len(picture[0]) / self.height
         rate = (drawn.bits / share + weight_bits) / (self.height * self.width)
+        price = self.lmbda * PEAK**2
+        known = float(rate.detach()), float(error.detach())
+        if not all(map(math.isfinite, known)):
+            raise CodecError("the fit has gone astray: its picture, or what it takes, is not finite")
+        if self.search is not None and not self.search.judge(*known, price, self._weights()):
+            return False
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        price = self.lmbda * PEAK**2
-        if self.search is not None and not self.search.judge(float(rate.detach()), float(error.detach()), price, self._weights()):
-            self.done += len(self.bands)
-            self.spent += time.monotonic() - began
-            return
         (rate + price * error).backward()
-        self._tell(None if self.whole else place, float(rate.detach()), float(error.detach()))
+        self._tell(None if self.whole else place, *known)
         if self.search is not None:
             fixed = {name: value.detach() for name, value in values.items()}
 
@@ -316,15 +329,25 @@ class Fit:
             self.search.step(self.latents, drawn, leaves, draw, picture, price)
         elif leaves:
             self._move(leaves, place, band, self.plan.latents * self._slow(taught, self.plan.slowest if network.fresh else 0.0))
-        if self.latents and self.coded:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-        slowest = self.plan.slowest if network.fresh else 0.0  # weights that still move when latents are integers undo what these fit
-        for group in self._groups():
-            group["lr"] = group["speed"] * self._slow(progress, slowest) * (1.0 if self.search is None else self.search.trust)
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.done += len(self.bands) if self.whole else 1
-        self.spent += time.monotonic() - began
+        return True
+
+    def _part(self, band: Band | None) -> tuple[Tensor, dict[str, Any]]:
+        """What a step looks at of the picture, and how the function is told."""
+        if self.piece.network.pointwise:
+            stride = max(1, round(math.sqrt(self.height * self.width / AT_ONCE)))
+            row, column = (int(torch.randint(min(stride, size), (1,), generator=self.generator)) for size in (self.height, self.width))
+            return self.picture[:, row::stride, column::stride], {"every": (row, column, stride)}
+        return (self.picture, {}) if band is None else (self.picture[:, band.rows], {"band": band})
+
+    def _values(self, progress: float) -> tuple[dict[str, Tensor], Tensor]:
+        """Weights as they come out of coding, or nearly so, and what they cost, in bits."""
+        network = self.piece.network
+        if not self.coded:
+            return dict(network.named_parameters()), torch.zeros(())
+        early = HALF_ROUNDED if network.fresh else UNROUNDED
+        settled = self.whole if self.latents else progress >= 1 - SETTLED
+        weights = self.piece.coder(self.piece.differences(), EXACT if settled else early)
+        return self.piece.whole(weights.values), weights.bits
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -336,6 +359,15 @@ class Fit:
             error = float((drawn.picture - self.picture).square().mean())
             good = self.search.judge(bpp, error, self.lmbda * PEAK**2, self._weights())
             self._tell(None, *((bpp, error) if good else best))
+
+    def found(self) -> list[Tensor]:
+        """Latents and weights as they are, for :meth:`restore`."""
+        return [value.detach().clone() for _, value in self._parameters()]
+
+    @torch.no_grad()
+    def restore(self, found: Sequence[Tensor]) -> None:
+        for (_, value), old in zip(self._parameters(), found):
+            value.copy_(old)
 
     def _weights(self) -> list[Tensor]:
         return [*self.piece.coder.parameters(), *self.piece.network.parameters()]
@@ -353,6 +385,8 @@ class Fit:
         self.bpp, self.error = (
             sum(each[part] * height for each, height in known) / sum(height for _, height in known) for part in range(2)
         )
+        if not self.whole:
+            self.soft = self.bpp, self.error
 
     def _leaves(self, seen: Sequence[Tensor], progress: float, band: Band | None) -> tuple[list[Tensor], list[Tensor]]:
         """What gradients are asked of, and what the function is given: integers, or latents on their way there."""

@@ -37,20 +37,19 @@ class Band(NamedTuple):
 class PictureFunction(nn.Module):
     """A function that draws a picture.
 
-    A new kind of function implements :meth:`draw`; one with latents implements the rest as well. What its weights cost and how they are
-    quantized, the fit, the file and rate control are not its business: see :mod:`~neuralcodec.codecs.image.overfitted`. Weights as they are
-    constructed have to be the same on every machine (:mod:`~neuralcodec.codecs.fixed`), unless they come with the package.
+    A new kind of function implements :meth:`draw`; one with latents implements the rest as well, though not necessarily :meth:`bands`. What
+    its weights cost and how they are quantized, the fit, the file and rate control are not its business: see
+    :mod:`~neuralcodec.codecs.image.overfitted`. Weights as they are constructed have to be the same on every machine
+    (:mod:`~neuralcodec.codecs.fixed`), unless they come with the package.
 
     Attributes:
         pointwise: :meth:`draw` takes ``every``: first row, first column and stride of the pixels to draw. A fit then draws some in each
             step.
         fresh: nothing is known of the weights before a fit: all the file says is in them.
-        settled: share of a fit, at its end, in which every weight is rounded.
     """
 
     pointwise = False
     fresh = False
-    settled = 0.15
 
     def draw(self, latents: Sequence[Tensor], height: int, width: int) -> Tensor:
         """(3, H, W), in about 0…1, from latents in steps, rounded or nearly so."""

@@ -11,11 +11,12 @@ what is next to it; all weights are fitted to the picture.
 Ladune et al. 2023 (Cool-chic), https://arxiv.org/abs/2212.05458; Leguay et al. 2023, https://arxiv.org/abs/2307.12706; Kim et al. 2023
 (C3), https://arxiv.org/abs/2312.02753. Differs in weights that come with the package, in initial latents by descent on the error before
 rates are looked at, in contexts (:mod:`~neuralcodec.codecs.image.overfitted_context`), and in integers that are moved one by one at the end
-(:mod:`~neuralcodec.codecs.image.overfitted_fit`).
+(:mod:`~neuralcodec.codecs.image.overfitted_search`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -73,23 +74,25 @@ class Grids(PictureFunction):
         return [(-(-height // 2**number), -(-width // 2**number)) for number in range(self.grids)]
 
     def bands(self, height: int, width: int) -> list[Band]:
-        """As high as the stripes of the finest grid, or nearly so."""
+        """About as high as the stripes of the finest grid, or of so many rows that steps pay; about as high as each other."""
         sizes = self.sizes(height, width)
-        least = 2 ** (self.grids - 1)
-        rows = least * max(1, round(max(stripe_rows(height, width), BAND / width) / least))
+        unit = 2 ** (self.grids - 1)  # rows of a row of the coarsest grid
+        usual = unit * max(1, round(max(stripe_rows(height, width), BAND / width) / unit))
+        units = max(1, height // unit)
+        count = min(units, max(1, round(height / usual)))
+        edges = [unit * round(number * units / count) for number in range(count)]
         bands = []
-        for top in range(0, height, rows):
-            own = [slice(top // 2**number, min(count, (top + rows) // 2**number)) for number, (count, _) in enumerate(sizes)]
-            seen = [
-                slice(max(0, each.start - reach), min(count, each.stop + reach)) for each, reach, (count, _) in zip(own, REACHES, sizes)
-            ]
+        for top, bottom in itertools.pairwise([*edges, None]):
+            ends = [rows if bottom is None else bottom // 2**number for number, (rows, _) in enumerate(sizes)]
+            own = [slice(top // 2**number, end) for number, end in enumerate(ends)]
+            seen = [slice(max(0, each.start - reach), min(rows, each.stop + reach)) for each, reach, (rows, _) in zip(own, REACHES, sizes)]
             bands.append(Band(own[0], seen, own))
         return bands
 
     def forward(
         self, latents: Sequence[Tensor], height: int, width: int, exact: bool = False, band: Band | None = None, **options: Any
     ) -> Drawn:
-        picture = self.draw(latents, height, width, band)
+        picture = self.draw(latents, height, width, band, **options)
         values = [latent.detach().requires_grad_(latent.requires_grad) for latent in latents] if exact else list(latents)
         logarithms = [compressed(value) for value in values]
         if exact:

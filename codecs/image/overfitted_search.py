@@ -23,6 +23,7 @@ EVERY_GRID = (  # step by step: there are few integers in coarse ones
     *(0, 0, 1, 0, 2, 0, 1, 3, 0, 1, 0, 2, 0, 1, 0, 4),
     *(0, 0, 1, 0, 2, 0, 1, 5, 0, 1, 0, 3, 0, 2, 1, 6),
 )
+ROUNDING = 1e-6  # part of R + λD that says nothing
 LESS_TRUST, MORE_TRUST = 0.5, 1.1  # factors on the learning rate of weights after a move that made it worse, or better
 
 
@@ -70,14 +71,16 @@ class Search:
 
     @torch.no_grad()
     def judge(self, bpp: float, error: float, price: float, weights: Sequence[Tensor]) -> bool:
-        """Whether rounded weights are as good as before their last move; otherwise that is undone, and the next ones will be shorter.
+        """Whether all is as good as before the last move of rounded weights; otherwise that is undone, and the next ones will be shorter.
+
+        Integers have moved since as well, one by one each for the better. What they make worse together is put down to the weights.
 
         Args:
             bpp, error: bits per pixel and mean squared error of the whole picture as it is now.
             price: bits per pixel of an error of one.
         """
         if self.best is not None:
-            if not bpp + price * error <= self.best[0] + price * self.best[1]:
+            if bpp + price * error > (self.best[0] + price * self.best[1]) * (1 + ROUNDING):
                 for weight, best in zip(weights, self.weights):
                     weight.copy_(best)
                 self.trust *= LESS_TRUST

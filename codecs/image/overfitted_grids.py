@@ -110,9 +110,9 @@ class Grids(PictureFunction):
             around = slice(part.start - above, min(part.stop + PADDING[3], rows))
             planes = self.context.planes(logarithms[number][part], values[number][part], [each[around] for each in coarser], above)
             rated = latents[number][part]
-            cost, each, down, up = self.context.bits(planes, rated.detach() if exact else rated, number, exact)
+            cost, single, down, up = self.context.bits(planes, rated.detach() if exact else rated, number, exact)
             bits = bits + cost
-            moves.append(Moves(each, down, up, values[number], logarithms[number]))
+            moves.append(Moves(single, down, up, values[number], logarithms[number]))
             coarser = [logarithms[number], *coarser][:COARSER]
         return Drawn(picture, bits, moves[::-1] if exact else ())
 

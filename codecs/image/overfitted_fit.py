@@ -366,6 +366,7 @@ class Fit:
 
     @torch.no_grad()
     def restore(self, found: Sequence[Tensor]) -> None:
+        """Latents and weights as they were when :meth:`found` gave these."""
         for (_, value), old in zip(self._parameters(), found):
             value.copy_(old)
 

@@ -92,7 +92,9 @@ def test_a_picture_comes_back_with_every_integer(codec):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (33, 18), (64, 31)])
 def test_any_size_comes_back(codec, size):
-    x = tensor(pixels(*size))
+    image = pixels(*size)
+    assert decode_picture(encode_picture(codec, Picture(image), 40), [codec]).pixels.shape == image.shape
+    x = tensor(image)
     coded = encode_signal(codec, x, 40, compress=lambda x, level: codec.compress(x, level, Plan(steps=12)))
     decoded = decode_signal(codec, coded.data)
     assert decoded.signal.shape == x.shape
